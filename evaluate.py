@@ -1,0 +1,110 @@
+"""From trained runs to inferred rates: finds checkpoints, loads them, and scores what they infer."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from command_line import InputError
+from data import SpikeDataModule, Trials
+from metrics import R2
+from model import SequentialAutoencoder
+
+LOGS = Path("lightning_logs")
+
+
+def find_checkpoints(paths: list[str]) -> list[Path]:
+    """Return the best checkpoint of every level in `paths`, each a checkpoint, a level's folder or a run's folder.
+
+    Without paths: of the newest run that was trained to its end, else of `lightning_logs/pretrained`.
+
+    Raises:
+        InputError: a path that is not there, or holds no checkpoint.
+    """
+    if not paths:
+        complete = [file.parent for file in LOGS.glob("*/results.csv") if file.parent.name != "pretrained"]
+        paths = [max(complete, key=lambda run: (run / "results.csv").stat().st_mtime, default=LOGS / "pretrained")]
+    found = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path}: no such run or checkpoint; expected one that train.py made")
+        checkpoints = [path] if path.is_file() else sorted({*path.glob("best.ckpt"), *path.glob("*/best.ckpt")})
+        if not checkpoints:
+            raise InputError(f"{path}: holds no best.ckpt; expected a run folder of train.py")
+        found += checkpoints
+    return found
+
+
+def load_checkpoint(path: str | Path) -> tuple[SequentialAutoencoder, dict]:
+    """Load a model and the options of the data it was trained on; nothing in the file can run code.
+
+    Raises:
+        InputError: not a checkpoint of this repo, or with tensors that do not fit its own hyperparameters.
+    """
+    expected = "expected a checkpoint that train.py made"
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        model = SequentialAutoencoder(**checkpoint["hyper_parameters"])
+        model.load_state_dict(checkpoint["state_dict"])
+        data_options = dict(checkpoint["datamodule_hyper_parameters"])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {expected}") from None
+    except (pickle.UnpicklingError, EOFError, ValueError):
+        raise InputError(f"{path}: is no checkpoint, or a damaged one; {expected}") from None
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{path}: lacks the weights or hyperparameters of a SequentialAutoencoder; {expected}"
+        ) from None
+    except RuntimeError as error:
+        raise InputError(f"{path}: {str(error).strip().splitlines()[-1].strip()}; {expected}") from None
+    return model.eval(), data_options
+
+
+def load_data(checkpoint: Path, model: SequentialAutoencoder, options: dict) -> SpikeDataModule:
+    """Return the data with the masks that a model was trained with; raise InputError where the two do not fit."""
+    data = SpikeDataModule(**options)
+    if data.n_neurons != model.hparams.n_neurons:
+        raise InputError(
+            f"{checkpoint}: is for {model.hparams.n_neurons} neurons, {options['path']} has {data.n_neurons}; expected the same"
+        )
+    data.setup()
+    return data
+
+
+@torch.no_grad()
+def infer_rates(model: SequentialAutoencoder, spikes: Tensor, batch_size: int = 256) -> Tensor:
+    """Infer the rates (trials, time, neurons) in spikes/s from spikes (same shape; counts per bin, NaN = missing)."""
+    return torch.cat([model.rates(model(batch).log_rates) for batch in spikes.split(batch_size)])
+
+
+def r2(inferred: Tensor, true: Tensor, entries: Tensor | None = None) -> float:
+    """R² of rates (trials, time, neurons) averaged over neurons, on `entries` (bool) where given."""
+    metric = R2(true.shape[-1])
+    metric.update(inferred, true, entries)
+    return float(metric.compute())
+
+
+def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor | None:
+    """Infer rates as one who knows the rates of every condition, but not which one a trial belongs to.
+
+    The mean of the conditions' rates under the posterior P(condition | observed counts), with equal priors and the
+    Poisson likelihood of the observed entries: no method can do better on average, in squared error.
+
+    Args:
+        spikes: (B, T, N) counts per bin, NaN = missing.
+        trials: The trials that the spikes were taken from, with their true rates and conditions.
+        bin_width: Width of a time bin (s).
+
+    Returns:
+        (B, T, N) rates in spikes/s; None where the truth is not known.
+    """
+    if trials.rates is None or trials.condition is None:
+        return None
+    first_trial = np.unique(trials.condition, return_index=True)[1]
+    rates = torch.from_numpy(trials.rates[first_trial]).flatten(1).double()
+    expected = (rates * bin_width).clamp(min=1e-9)
+    observed = (~spikes.isnan()).flatten(1).double()
+    log_likelihood = spikes.nan_to_num(nan=0.0).flatten(1).double() @ expected.log().T - observed @ expected.T
+    return (log_likelihood.softmax(dim=1) @ rates).view(spikes.shape).float()

@@ -1,0 +1,144 @@
+"""Simulate the demonstration data: a latent Lorenz system, seen through the Poisson spikes of a few neurons.
+
+`python simulate.py` rebuilds `lorenz_data.h5` bit for bit; `python simulate.py --help` lists the parameters.
+"""
+
+import h5py
+import jsonargparse
+import numpy as np
+
+from command_line import InputError, run, whole_file
+
+VERSION = 1  # of the generator; raise it when the same seed no longer gives the same file
+LORENZ_PER_BIN = 0.07  # Lorenz time units in a bin
+BURN_IN = 2.0  # Lorenz time units from a random state to the attractor
+STEPS_PER_BIN = 60  # RK4 steps; the step of 0.0012 Lorenz time units keeps the error far below the Poisson noise
+
+
+def lorenz_derivative(state: np.ndarray) -> np.ndarray:
+    """Time derivative of `state` (..., 3) under the Lorenz (1963) equations: sigma 10, rho 28, beta 8/3."""
+    x, y, z = state[..., 0], state[..., 1], state[..., 2]
+    return np.stack([10.0 * (y - x), x * (28.0 - z) - y, x * y - (8.0 / 3.0) * z], axis=-1)
+
+
+def rk4_step(state: np.ndarray, step: float) -> np.ndarray:
+    """Advance `state` (..., 3) by `step` Lorenz time units with the classical fourth-order Runge-Kutta method."""
+    k1 = lorenz_derivative(state)
+    k2 = lorenz_derivative(state + 0.5 * step * k1)
+    k3 = lorenz_derivative(state + 0.5 * step * k2)
+    k4 = lorenz_derivative(state + step * k3)
+    return state + (step / 6.0) * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+
+
+def lorenz_latents(rng: np.random.Generator, conditions: int, bins: int) -> np.ndarray:
+    """Return Lorenz trajectories (conditions, bins, 3), each dimension z-scored over conditions and time."""
+    state = rng.normal(0.0, 8.0, (conditions, 3)) + np.array([0.0, 0.0, 25.0])
+    step = LORENZ_PER_BIN / STEPS_PER_BIN
+    for _ in range(round(BURN_IN / step)):
+        state = rk4_step(state, step)
+    trajectory = [state]
+    for _ in range(bins - 1):
+        for _ in range(STEPS_PER_BIN):
+            state = rk4_step(state, step)
+        trajectory.append(state)
+    latents = np.stack(trajectory, axis=1)
+    return (latents - latents.mean((0, 1))) / latents.std((0, 1))
+
+
+def random_loadings(rng: np.random.Generator, neurons: int) -> np.ndarray:
+    """Return loadings (3, neurons): strong on x with either sign (two neurons weak), weak on y and z."""
+    negative = round(neurons * 12 / 29)
+    on_x = rng.uniform(0.65, 1.0, neurons) * np.where(np.arange(neurons) < negative, -1.0, 1.0)
+    on_x[rng.choice(neurons, size=min(2, neurons), replace=False)] *= 0.2
+    return np.stack([np.sort(on_x), *rng.normal(0.0, 0.12, (2, neurons))])
+
+
+def condition_rates(latents: np.ndarray, loadings: np.ndarray, log_rate_sd: float, mean_rate: float) -> np.ndarray:
+    """Map latents (conditions, bins, 3) to firing rates (conditions, bins, neurons) in spikes/s.
+
+    The rates are rounded to single precision, as they are stored, so that the counts drawn from them do not depend on
+    the last bits of a machine's `exp`.
+    """
+    log_rates = sum(latents[..., i, None] * loadings[i] for i in range(3))
+    rates = np.exp(log_rates * (log_rate_sd / log_rates.std()))
+    return (rates * (mean_rate / rates.mean())).astype(np.float32)
+
+
+def split_trials(rng: np.random.Generator, conditions: int, trials: int, valid_fraction: float) -> np.ndarray:
+    """Return a bool array (conditions, trials), True for validation; conditions share the trials as equally as they can."""
+    each, left_over = divmod(round(conditions * trials * valid_fraction), conditions)
+    n_valid = np.full(conditions, each)
+    n_valid[rng.choice(conditions, size=left_over, replace=False)] += 1
+    order = rng.permuted(np.tile(np.arange(trials), (conditions, 1)), axis=1)
+    return order < n_valid[:, None]
+
+
+def simulate(
+    path: str = "lorenz_data.h5",
+    conditions: int = 65,
+    trials: int = 24,
+    neurons: int = 29,
+    bins: int = 50,
+    bin_width: float = 0.02,
+    mean_rate: float = 15.0,
+    log_rate_sd: float = 1.25,
+    valid_fraction: float = 0.2,
+    seed: int = 2,
+) -> None:
+    """Simulate spikes driven by a latent Lorenz system and write them to an HDF5 file.
+
+    Args:
+        path: File to write (HDF5); an existing one is replaced.
+        conditions: Number of initial states of the Lorenz system (conditions).
+        trials: Number of trials of each condition.
+        neurons: Number of neurons.
+        bins: Number of time bins in a trial, each 0.07 Lorenz time units.
+        bin_width: Width of a time bin in seconds.
+        mean_rate: Mean firing rate over neurons, conditions and time, in spikes/s.
+        log_rate_sd: Standard deviation of the log firing rates over neurons, conditions and time (no unit).
+        valid_fraction: Fraction of the trials kept for validation.
+        seed: Seed of all random numbers; the same seed gives the same file, bit for bit.
+
+    Raises:
+        InputError: a parameter outside its range.
+    """
+    for name, value in dict(conditions=conditions, trials=trials, neurons=neurons, bins=bins).items():
+        if value < 1:
+            raise InputError(f"--{name} {value}: expected a whole number of at least 1")
+    for name, value in dict(bin_width=bin_width, mean_rate=mean_rate, log_rate_sd=log_rate_sd).items():
+        if not 0 < value < np.inf:
+            raise InputError(f"--{name} {value}: expected a number above 0")
+    if not 1 <= round(conditions * trials * valid_fraction) < conditions * trials:
+        raise InputError(
+            f"--valid_fraction {valid_fraction}: expected to leave trials in both splits of {conditions * trials} trials"
+        )
+    if seed < 0:
+        raise InputError(f"--seed {seed}: expected a whole number of at least 0")
+
+    rng = np.random.default_rng(seed)
+    latents = lorenz_latents(rng, conditions, bins)
+    rates = condition_rates(latents, random_loadings(rng, neurons), log_rate_sd, mean_rate)
+    spikes = rng.poisson(rates[:, None] * np.float64(bin_width), (conditions, trials, bins, neurons))
+    is_valid = split_trials(rng, conditions, trials, valid_fraction)
+
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs.update(
+            bin_width=bin_width, rate_unit="spikes/s", seed=seed, generator="simulate.py", generator_version=VERSION
+        )
+        for split, chosen in (("train", ~is_valid), ("valid", is_valid)):
+            condition = np.nonzero(chosen)[0]  # trials stand in the order of their conditions, which compresses well
+            write = dict(chunks=True, compression="gzip", compression_opts=9, shuffle=True)
+            narrow = np.uint8 if spikes.max() < 256 else np.uint32
+            file.create_dataset(f"{split}_data", data=spikes[chosen].astype(narrow), **write)
+            for key, of_condition in (("truth", rates), ("latents", latents.astype(np.float32))):
+                chunks = (min(32, len(condition)), *of_condition.shape[1:])
+                file.create_dataset(f"{split}_{key}", data=of_condition[condition], **{**write, "chunks": chunks})
+            file.create_dataset(f"{split}_condition", data=condition.astype(np.int32))
+
+
+def main() -> None:
+    jsonargparse.auto_cli(simulate, as_positional=False, exit_on_error=False, allow_abbrev=False)
+
+
+if __name__ == "__main__":
+    run(main)

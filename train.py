@@ -1,0 +1,240 @@
+"""Train the SBTT autoencoder at one or several bandwidths, as many at a time as there are cores.
+
+python train.py                         the eight levels of the demonstration
+python train.py --bandwidths 5 3        two of them
+python train.py --config configs/published.yaml
+"""
+
+import csv
+import logging
+import signal
+import threading
+import time
+import warnings
+from multiprocessing.managers import SyncManager
+from pathlib import Path
+from queue import Queue
+
+import joblib
+import pytorch_lightning as pl
+import torch
+from jsonargparse import Namespace
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from command_line import InputError, run, whole_file, writable_folder
+from data import SpikeDataModule
+from model import SequentialAutoencoder
+
+LEVELS = [29, 25, 20, 15, 10, 5, 3, 2]
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
+LOGS = Path("lightning_logs")
+SCORES = ["r2", "r2_observed", "r2_unobserved", "nll", "heldout_nll", "bps"]
+
+
+class TrainCLI(LightningCLI):
+    """LightningCLI that stops after parsing; `train_level` makes the data, the model and the trainer of one level."""
+
+    def __init__(self, args: Namespace | None = None) -> None:
+        super().__init__(
+            SequentialAutoencoder,
+            SpikeDataModule,
+            args=args,
+            run=False,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={
+                "description": __doc__,
+                "default_config_files": [DEFAULT_CONFIG],
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--bandwidths",
+            type=int | None,
+            nargs="+",
+            help="Numbers of observed neurons to train at, one run each "
+            f"(default: --data.bandwidth where given, else {' '.join(map(str, LEVELS))})",
+        )
+        parser.add_argument(
+            "--monitor", type=str, default="valid/heldout_nll", help="Score that chooses the best checkpoint"
+        )
+        parser.add_argument("--name", type=str | None, help="Folder under lightning_logs (default: a time stamp)")
+        parser.add_argument("--jobs", type=int, default=joblib.cpu_count(), help="Levels to train at a time")
+        parser.link_arguments("data.n_neurons", "model.n_neurons", apply_on="instantiate")
+        parser.link_arguments("data.bin_width", "model.bin_width", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Namespace | None) -> None:
+        self.config = parser.parse_args() if args is None else parser.parse_object(args)
+
+    def instantiate_classes(self) -> None:
+        """Do nothing yet: `instantiate_level` does it for each level."""
+
+    def instantiate_level(self, bandwidth: int, level_dir: Path, callbacks: list[Callback]) -> None:
+        """Make `self.datamodule`, `self.model` and `self.trainer` for one level, which logs into `level_dir`."""
+        self.config.bandwidths, self.config.name = None, None  # the saved configuration is of this level alone
+        self.config.data.bandwidth = bandwidth
+        run_dir, self.logger = level_dir.parent, None
+        trainer = self.config.trainer
+        if trainer.max_epochs is not None and 0 < trainer.max_epochs < trainer.check_val_every_n_epoch:
+            trainer.check_val_every_n_epoch = trainer.max_epochs  # a short training is validated too
+        if trainer.logger in (None, True):
+            self.logger = TensorBoardLogger(run_dir.parent, run_dir.name, level_dir.name, default_hp_metric=False)
+        self.trainer_defaults["callbacks"] = [
+            *callbacks,
+            ModelCheckpoint(level_dir, "best", monitor=self.config.monitor, save_weights_only=True),
+            ModelCheckpoint(level_dir, "last", save_on_exception=True, enable_version_counter=False),
+        ]
+        super().instantiate_classes()
+
+    def instantiate_trainer(self, **kwargs) -> pl.Trainer:
+        return super().instantiate_trainer(logger=self.logger or self.config_init.trainer.logger, **kwargs)
+
+
+class ReportProgress(Callback):
+    """Tell the process that runs the sweep of each validation."""
+
+    def __init__(self, reports: Queue, bandwidth: int) -> None:
+        self.reports, self.bandwidth = reports, bandwidth
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        r2 = float(trainer.callback_metrics.get("valid/r2", torch.nan))
+        self.reports.put((self.bandwidth, trainer.current_epoch + 1, trainer.max_epochs, r2))
+
+
+def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue | None = None) -> dict[str, float]:
+    """Train one level and return how its best checkpoint scores.
+
+    Args:
+        config: What TrainCLI parsed.
+        bandwidth: Number of neurons observed at each time step.
+        run_dir: Folder of the run; the level makes its own folder in it.
+        reports: Where to report progress; None shows Lightning's progress bar instead.
+    """
+    torch.set_num_threads(1)  # two levels at a time with one thread each beat one level with two
+    silence_lightning()
+    start = time.perf_counter()
+    level_dir = run_dir / f"bandwidth_{bandwidth:02}"
+    cli = TrainCLI(config)
+    if reports is not None:
+        cli.config.trainer.enable_progress_bar = False
+    cli.instantiate_level(bandwidth, level_dir, [] if reports is None else [ReportProgress(reports, bandwidth)])
+    try:
+        cli.trainer.fit(cli.model, cli.datamodule)
+    except SystemExit:  # what Lightning makes of Ctrl-C, once the last checkpoint is saved
+        raise KeyboardInterrupt from None
+    seconds = time.perf_counter() - start
+
+    best = SequentialAutoencoder.load_from_checkpoint(level_dir / "best.ckpt", weights_only=True)
+    judge = pl.Trainer(logger=False, enable_progress_bar=False, accelerator=config.trainer.accelerator)
+    scores = judge.validate(best, cli.datamodule, verbose=False)[0]
+    return {
+        "bandwidth": bandwidth,
+        "fraction_dropped": 1 - bandwidth / cli.datamodule.n_neurons,
+        **{name: scores.get(f"valid/{name}", float("nan")) for name in SCORES},
+        "epochs": cli.trainer.current_epoch,
+        "seconds": seconds,
+    }
+
+
+def silence_lightning() -> None:
+    """Hush what Lightning says of every trainer; errors and our own lines stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+
+
+def train_sweep(config: Namespace, levels: list[int], run_dir: Path) -> list[dict[str, float]]:
+    """Train several levels, `config.jobs` at a time in processes of one thread, and return their scores."""
+    ignore_ctrl_c = (signal.SIGINT, signal.SIG_IGN)  # this process alone answers it, by ending the others
+    with SyncManager() as manager:
+        reports = manager.Queue()
+        printer = threading.Thread(target=print_reports, args=(reports, len(levels)), daemon=True)
+        printer.start()
+        workers = joblib.Parallel(n_jobs=config.jobs, initializer=signal.signal, initargs=ignore_ctrl_c)
+        results = workers(joblib.delayed(train_level)(config, bandwidth, run_dir, reports) for bandwidth in levels)
+        reports.put(None)
+        printer.join()
+    return results
+
+
+def print_reports(reports: Queue, n_levels: int) -> None:
+    """Print a line for each tenth of a level, with the time left for all levels, until None comes."""
+    start, done = time.perf_counter(), {}
+    while (report := reports.get()) is not None:
+        bandwidth, epoch, max_epochs, r2 = report
+        tenths_before = int(10 * done.get(bandwidth, 0))
+        done[bandwidth] = epoch / max_epochs
+        if int(10 * done[bandwidth]) > tenths_before:
+            left = (time.perf_counter() - start) * (n_levels / sum(done.values()) - 1)
+            print(
+                f"bandwidth {bandwidth:2}  epoch {epoch:4}/{max_epochs}  R² {r2:6.3f}  sweep: {clock(left)} left",
+                flush=True,
+            )
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as minutes and seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02} min"
+
+
+def print_table(results: list[dict[str, float]]) -> None:
+    """Print one line for each level."""
+    print("\nbandwidth  dropped      R²  R² unobserved     NLL  bits/spike  epochs       time")
+    for level in results:
+        print(
+            f"{level['bandwidth']:9}  {level['fraction_dropped']:6.0%}  {level['r2']:6.3f}  {level['r2_unobserved']:13.3f}"
+            f"  {level['nll']:6.4f}  {level['bps']:10.4f}  {level['epochs']:6}  {clock(level['seconds']):>9}"
+        )
+
+
+def choose_levels(config: Namespace) -> list[int]:
+    """Return the bandwidths to train, each checked against the data before any training starts."""
+    data = SpikeDataModule(**config.data)
+    levels = config.bandwidths or ([config.data.bandwidth] if config.data.bandwidth is not None else LEVELS)
+    for level in levels:
+        if not 1 <= level <= data.n_neurons:
+            raise InputError(
+                f"--bandwidths {level}: expected 1 to {data.n_neurons}, the number of neurons in {config.data.path}"
+            )
+    if len(set(levels)) < len(levels):
+        raise InputError(f"--bandwidths {' '.join(map(str, levels))}: expected each number once")
+    return levels
+
+
+def make_run_dir(name: str | None) -> Path:
+    """Make the folder of a new run; raise InputError where `name` is taken."""
+    root = writable_folder(LOGS, "the log folder")
+    run_dir = root / (name or time.strftime("%Y%m%d-%H%M%S"))
+    try:
+        run_dir.mkdir()
+    except FileExistsError:
+        raise InputError(f"--name {run_dir.name}: {run_dir} exists; expected the name of a new run") from None
+    return run_dir
+
+
+def main() -> int | None:
+    config = TrainCLI().config
+    levels = choose_levels(config)
+    run_dir = make_run_dir(config.name)
+    print(f"Training {len(levels)} level{'s' * (len(levels) > 1)} in {run_dir}", flush=True)
+    if len(levels) == 1:
+        results = [train_level(config, levels[0], run_dir)]
+    else:
+        results = train_sweep(config, levels, run_dir)
+    with whole_file(run_dir / "results.csv") as path, open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, results[0])
+        writer.writeheader()
+        writer.writerows(results)
+    print_table(results)
+    print(f"\nLook at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}")
+
+
+if __name__ == "__main__":
+    run(main)
