@@ -28,11 +28,12 @@ class R2(Metric):
 
     def update(self, inferred: Tensor, true: Tensor, entries: Tensor | None = None) -> None:
         """Add rates (trials, time, neurons), both in the same unit; `entries` (same shape, bool) are those that count."""
+        # states are replaced, not changed: Lightning makes them in inference mode and updates them outside of it
         weight = torch.ones_like(true) if entries is None else entries.to(true.dtype)
-        self.count += weight.sum((0, 1))
-        self.total += (weight * true).sum((0, 1))
-        self.squares += (weight * true**2).sum((0, 1))
-        self.residual += (weight * (true - inferred) ** 2).sum((0, 1))
+        self.count = self.count + weight.sum((0, 1))
+        self.total = self.total + (weight * true).sum((0, 1))
+        self.squares = self.squares + (weight * true**2).sum((0, 1))
+        self.residual = self.residual + (weight * (true - inferred) ** 2).sum((0, 1))
 
     def compute(self) -> Tensor:
         """Return the mean R², a scalar."""
@@ -48,8 +49,8 @@ class R2(Metric):
 class BitsPerSpike(Metric):
     """Information that the inferred rates have on counts beyond each neuron's mean rate, in bits per spike.
 
-    Equation 3 of Pei et al. (2021), "Neural Latents Benchmark '21": the difference of the Poisson log-likelihoods,
-    divided by the number of spikes and log 2. The mean rates are those of the scored counts.
+    The difference of the two Poisson log-likelihoods, divided by the number of spikes and log 2 (Pei et al. 2021,
+    "Neural Latents Benchmark '21"). The mean rates are those of the scored counts.
     """
 
     higher_is_better = True
@@ -65,9 +66,9 @@ class BitsPerSpike(Metric):
         """Add log expected counts and counts per bin (trials, time, neurons); only `entries` (bool) are looked at."""
         chosen = entries & ~spikes.isnan()
         spikes, log_rates = spikes.where(chosen, 0.0), log_rates.where(chosen, 0.0)
-        self.log_likelihood += ((spikes * log_rates - log_rates.exp()) * chosen).sum()
-        self.spikes += spikes.sum((0, 1))
-        self.count += chosen.sum((0, 1))
+        self.log_likelihood = self.log_likelihood + ((spikes * log_rates - log_rates.exp()) * chosen).sum()
+        self.spikes = self.spikes + spikes.sum((0, 1))
+        self.count = self.count + chosen.sum((0, 1))
 
     def compute(self) -> Tensor:
         """Return the score, a scalar; NaN where there was no spike."""

@@ -21,7 +21,7 @@ def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
     """Poisson negative log-likelihood per observed entry: the selective loss of SBTT.
 
     The loss is the mean of `exp(log_rates) - spikes * log_rates` over the entries where `spikes` is not NaN. The others
-    are left out before anything is computed, so their gradient is exactly zero (Zhu, Sedler et al. 2021, section 3.1).
+    are left out before anything is computed, so their gradient is exactly zero (Zhu, Sedler et al. 2021).
 
     Args:
         log_rates: (B, T, N) log expected counts per bin.

@@ -11,23 +11,12 @@ from pathlib import Path
 import jsonargparse
 import matplotlib
 import numpy as np
-from matplotlib.colors import ListedColormap, LogNorm
-from matplotlib.figure import Figure
 
 from command_line import InputError, run, whole_file, writable_folder
 from evaluate import find_checkpoints, ideal_observer, infer_rates, load_checkpoint, load_data, r2
+from plots import STYLE, Example, plot_curve, plot_examples, plot_method, save
 
 PUBLISHED = Path(__file__).parent / "reference" / "published_r2.csv"
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe & Ito (2008), told apart by colour-blind readers
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "figure.dpi": 100,
-    "savefig.dpi": 200,
-    "pdf.fonttype": 42,
-}
 
 
 @dataclass
@@ -42,17 +31,6 @@ class Score:
     r2_ideal: float
     seed: int
     checkpoint: str
-
-
-@dataclass
-class Example:
-    """One validation trial at one bandwidth; arrays are (time, neurons)."""
-
-    bandwidth: int
-    spikes: np.ndarray  # counts per bin, NaN = missing
-    rates: np.ndarray  # true rates in spikes/s
-    inferred: np.ndarray  # inferred rates in spikes/s
-    bin_width: float  # s
 
 
 def evaluate(checkpoint: Path, data_path: str | None) -> tuple[Score, Example]:
@@ -101,55 +79,6 @@ def read_published() -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-def plot_curve(levels: list[tuple[Score, float]], published: list[dict[str, float]]) -> Figure:
-    """Plot R² against the percentage of dropped entries: ours, the published points, and the ideal observer."""
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
-    axes = figure.subplots()
-    dropped = [100 * score.fraction_dropped for score, _ in levels]
-    if not all(np.isnan(score.r2_ideal) for score, _ in levels):
-        axes.plot(dropped, [score.r2_ideal for score, _ in levels], "--", color=GREY, label="ideal observer")
-    r2s, sds = np.array([score.r2 for score, _ in levels]), np.array([sd for _, sd in levels])
-    axes.errorbar(dropped, r2s, np.nan_to_num(sds), fmt="o-", color=BLUE, label="this repo", capsize=2, ms=5)
-    published_dropped = [100 * level["fraction_dropped"] for level in published]
-    axes.plot(
-        published_dropped, [level["valid_r2"] for level in published], "s:", color=ORANGE, label="published", ms=5
-    )
-    axes.set(
-        xlabel="neurons dropped at each time step (%)", ylabel="R² of inferred to true rates", ylim=(min(0, *r2s), 1.02)
-    )
-    axes.legend(loc="lower left")
-    return figure
-
-
-def plot_examples(examples: list[Example]) -> Figure:
-    """Plot one trial at each bandwidth: what the model sees, what was true, what it infers."""
-    figure = Figure(figsize=(7, 1.0 + 1.05 * len(examples)), layout="constrained")
-    grid = figure.subplots(len(examples), 3, sharex=True, sharey=True, squeeze=False)
-    counts = ListedColormap(["#ffffff", "#9e9e9e", "#5c5c5c", "#000000"])
-    counts.set_bad("#f3c9a5")  # missing: a colour, where counts are greys
-    peak = max(example.rates.max() for example in examples)
-    rates = {"norm": LogNorm(peak / 300, peak, clip=True), "cmap": "viridis"}
-    for row, example in zip(grid, examples, strict=True):
-        duration = example.bin_width * len(example.spikes)
-        place = {"aspect": "auto", "origin": "lower", "interpolation": "none"}
-        place["extent"] = (0, duration, 0.5, example.spikes.shape[1] + 0.5)
-        seen = row[0].imshow(np.ma.masked_invalid(example.spikes.T), cmap=counts, vmin=-0.5, vmax=3.5, **place)
-        for axes, field in ((row[1], example.rates), (row[2], example.inferred)):
-            shown = axes.imshow(field.T, **rates, **place)
-        row[0].set_ylabel(f"{example.bandwidth} observed\nneuron")
-    for axes, title in zip(grid[0], ("spikes seen by the model", "true rates", "inferred rates"), strict=True):
-        axes.set_title(title)
-    for axes in grid[-1]:
-        axes.set_xlabel("time (s)")
-    bar = {"location": "bottom", "aspect": 30, "pad": 0.02}
-    spikes_bar = figure.colorbar(
-        seen, ax=grid[:, 0], ticks=[0, 1, 2, 3], label="spikes per bin (coloured: missing)", **bar
-    )
-    spikes_bar.set_ticklabels(["0", "1", "2", "3+"])
-    figure.colorbar(shown, ax=grid[:, 1:], label="firing rate (spikes/s)", **bar)
-    return figure
-
-
 def markdown_table(levels: list[tuple[Score, float]], published: list[dict[str, float]]) -> str:
     """Write the curve as a markdown table."""
     published_r2 = {int(level["bandwidth"]): f"{level['valid_r2']:.3f}" for level in published}
@@ -168,13 +97,6 @@ def markdown_table(levels: list[tuple[Score, float]], published: list[dict[str, 
     return "\n".join(lines) + "\n"
 
 
-def save(figure: Figure, out: Path, name: str) -> None:
-    """Save a figure as PNG and PDF, without the date, so that the same figure is the same file."""
-    for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
-        with whole_file(out / (name + suffix)) as path:
-            figure.savefig(path, metadata=metadata)
-
-
 def main() -> None:
     parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument(
@@ -188,12 +110,22 @@ def main() -> None:
     evaluated = [evaluate(checkpoint, options.data) for checkpoint in checkpoints]
     out = writable_folder(options.out, "--out")
     levels, published = mean_and_sd([score for score, _ in evaluated]), read_published()
-    examples = {example.bandwidth: example for _, example in reversed(evaluated)}
+    dropped, r2s, ideal = (
+        np.array([getattr(score, name) for score, _ in levels]) for name in ("fraction_dropped", "r2", "r2_ideal")
+    )
+    published_curve = (
+        100 * np.array([level["fraction_dropped"] for level in published]),
+        np.array([level["valid_r2"] for level in published]),
+    )
+    by_bandwidth = {example.bandwidth: example for _, example in reversed(evaluated)}
+    examples = [by_bandwidth[bandwidth] for bandwidth in sorted(by_bandwidth, reverse=True)]
+    few_observed = min(examples, key=lambda example: abs(example.bandwidth - example.spikes.shape[1] / 6))
     with matplotlib.rc_context(STYLE):
-        save(plot_curve(levels, published), out, "r2_curve")
         save(
-            plot_examples([examples[bandwidth] for bandwidth in sorted(examples, reverse=True)]), out, "example_trials"
+            plot_curve(100 * dropped, r2s, np.array([sd for _, sd in levels]), ideal, published_curve), out, "r2_curve"
         )
+        save(plot_examples(examples), out, "example_trials")
+        save(plot_method(few_observed), out, "method")
     with whole_file(out / "results.csv") as path, open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Score)])
         writer.writeheader()

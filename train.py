@@ -19,7 +19,7 @@ import joblib
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -56,7 +56,7 @@ class TrainCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--bandwidths",
-            type=int | None,
+            type=int,
             nargs="+",
             help="Numbers of observed neurons to train at, one run each "
             f"(default: --data.bandwidth where given, else {' '.join(map(str, LEVELS))})",
@@ -76,25 +76,36 @@ class TrainCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Do nothing yet: `instantiate_level` does it for each level."""
 
-    def instantiate_level(self, bandwidth: int, level_dir: Path, callbacks: list[Callback]) -> None:
-        """Make `self.datamodule`, `self.model` and `self.trainer` for one level, which logs into `level_dir`."""
-        self.config.bandwidths, self.config.name = None, None  # the saved configuration is of this level alone
+    def instantiate_level(self, bandwidth: int, level_dir: Path, reports: Queue | None) -> None:
+        """Make `self.datamodule`, `self.model` and `self.trainer` for one level, which writes into `level_dir`."""
+        self.config.bandwidths, self.config.name = None, None  # the configuration that is saved is of this level alone
         self.config.data.bandwidth = bandwidth
-        run_dir, self.logger = level_dir.parent, None
         trainer = self.config.trainer
         if trainer.max_epochs is not None and 0 < trainer.max_epochs < trainer.check_val_every_n_epoch:
             trainer.check_val_every_n_epoch = trainer.max_epochs  # a short training is validated too
+        show_bar = reports is None and trainer.enable_progress_bar is not False
+        self.overrides = {"enable_progress_bar": show_bar}
         if trainer.logger in (None, True):
-            self.logger = TensorBoardLogger(run_dir.parent, run_dir.name, level_dir.name, default_hp_metric=False)
+            run_dir = level_dir.parent
+            logger = TensorBoardLogger(run_dir.parent, run_dir.name, level_dir.name, default_hp_metric=False)
+            self.overrides["logger"] = logger
         self.trainer_defaults["callbacks"] = [
-            *callbacks,
             ModelCheckpoint(level_dir, "best", monitor=self.config.monitor, save_weights_only=True),
             ModelCheckpoint(level_dir, "last", save_on_exception=True, enable_version_counter=False),
+            *([LevelProgressBar()] if show_bar else []),
+            *([ReportProgress(reports, bandwidth)] if reports is not None else []),
         ]
         super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs) -> pl.Trainer:
-        return super().instantiate_trainer(logger=self.logger or self.config_init.trainer.logger, **kwargs)
+        return super().instantiate_trainer(**self.overrides, **kwargs)
+
+
+class LevelProgressBar(RichProgressBar):
+    """Lightning's progress bar, without the number of a version that our folders do not have."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
 class ReportProgress(Callback):
@@ -122,9 +133,7 @@ def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue
     start = time.perf_counter()
     level_dir = run_dir / f"bandwidth_{bandwidth:02}"
     cli = TrainCLI(config)
-    if reports is not None:
-        cli.config.trainer.enable_progress_bar = False
-    cli.instantiate_level(bandwidth, level_dir, [] if reports is None else [ReportProgress(reports, bandwidth)])
+    cli.instantiate_level(bandwidth, level_dir, reports)
     try:
         cli.trainer.fit(cli.model, cli.datamodule)
     except SystemExit:  # what Lightning makes of Ctrl-C, once the last checkpoint is saved
@@ -145,9 +154,9 @@ def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue
 
 def silence_lightning() -> None:
     """Hush what Lightning says of every trainer; errors and our own lines stay."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=name)
 
 
 def train_sweep(config: Namespace, levels: list[int], run_dir: Path) -> list[dict[str, float]]:
@@ -158,10 +167,11 @@ def train_sweep(config: Namespace, levels: list[int], run_dir: Path) -> list[dic
         printer = threading.Thread(target=print_reports, args=(reports, len(levels)), daemon=True)
         printer.start()
         workers = joblib.Parallel(n_jobs=config.jobs, initializer=signal.signal, initargs=ignore_ctrl_c)
-        results = workers(joblib.delayed(train_level)(config, bandwidth, run_dir, reports) for bandwidth in levels)
-        reports.put(None)
-        printer.join()
-    return results
+        try:
+            return workers(joblib.delayed(train_level)(config, bandwidth, run_dir, reports) for bandwidth in levels)
+        finally:
+            reports.put(None)
+            printer.join()
 
 
 def print_reports(reports: Queue, n_levels: int) -> None:
@@ -196,6 +206,10 @@ def print_table(results: list[dict[str, float]]) -> None:
 
 def choose_levels(config: Namespace) -> list[int]:
     """Return the bandwidths to train, each checked against the data before any training starts."""
+    if config.trainer.max_epochs == 0:
+        raise InputError("--trainer.max_epochs 0: expected at least 1")
+    if config.jobs < 1:
+        raise InputError(f"--jobs {config.jobs}: expected at least 1")
     data = SpikeDataModule(**config.data)
     levels = config.bandwidths or ([config.data.bandwidth] if config.data.bandwidth is not None else LEVELS)
     for level in levels:
@@ -210,16 +224,19 @@ def choose_levels(config: Namespace) -> list[int]:
 
 def make_run_dir(name: str | None) -> Path:
     """Make the folder of a new run; raise InputError where `name` is taken."""
-    root = writable_folder(LOGS, "the log folder")
-    run_dir = root / (name or time.strftime("%Y%m%d-%H%M%S"))
+    name = name or time.strftime("%Y%m%d-%H%M%S")
+    if Path(name).name != name:
+        raise InputError(f"--name {name}: expected the name of a folder, without a path")
+    run_dir = writable_folder(LOGS, "the log folder") / name
     try:
         run_dir.mkdir()
     except FileExistsError:
-        raise InputError(f"--name {run_dir.name}: {run_dir} exists; expected the name of a new run") from None
+        raise InputError(f"--name {name}: {run_dir} exists; expected the name of a new run") from None
     return run_dir
 
 
-def main() -> int | None:
+def main() -> None:
+    silence_lightning()
     config = TrainCLI().config
     levels = choose_levels(config)
     run_dir = make_run_dir(config.name)

@@ -6,9 +6,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
+torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+from simulate import simulate  # noqa: E402
 
 
 @pytest.fixture
@@ -23,6 +27,14 @@ def data_arrays() -> dict[str, np.ndarray]:
         arrays |= {f"{split}_data": rng.poisson(rates * 0.02).astype(np.float32), f"{split}_truth": rates}
         arrays |= {f"{split}_condition": condition}
     return arrays
+
+
+@pytest.fixture(scope="session")
+def small_lorenz(tmp_path_factory) -> str:
+    """A data set that a small model can learn in seconds: 96 + 24 trials of 20 bins and 12 neurons, 4 conditions."""
+    path = tmp_path_factory.mktemp("lorenz") / "small.h5"
+    simulate(path=str(path), conditions=4, trials=30, neurons=12, bins=20, mean_rate=40.0)
+    return str(path)
 
 
 @pytest.fixture

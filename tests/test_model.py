@@ -1,0 +1,193 @@
+import math
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from data import SpikeDataModule
+from model import SequentialAutoencoder, sbtt_loss, split_entries
+
+
+def some_spikes(n_observed_share: float = 0.3, shape=(4, 7, 5)) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    spikes = torch.poisson(torch.full(shape, 0.8), generator)
+    return spikes.masked_fill(torch.rand(shape, generator=generator) > n_observed_share, torch.nan)
+
+
+def make_model(**options) -> SequentialAutoencoder:
+    torch.manual_seed(0)
+    return SequentialAutoencoder(n_neurons=5, bin_width=0.02, **({"hidden_size": 6} | options))
+
+
+def test_loss_and_gradient_agree_with_a_plain_loop():
+    spikes = some_spikes()
+    log_rates = torch.randn(spikes.shape, requires_grad=True)
+    loss = sbtt_loss(log_rates, spikes)
+    loss.backward()
+
+    total, n_observed = 0.0, 0
+    gradient = [[[0.0] * 5 for _ in range(7)] for _ in range(4)]
+    for b in range(4):
+        for t in range(7):
+            for n in range(5):
+                count, log_rate = spikes[b, t, n].item(), log_rates[b, t, n].item()
+                if not math.isnan(count):
+                    total += math.exp(log_rate) - count * log_rate
+                    n_observed += 1
+                    gradient[b][t][n] = math.exp(log_rate) - count
+    assert loss.item() == pytest.approx(total / n_observed, rel=1e-5)
+    torch.testing.assert_close(log_rates.grad, torch.tensor(gradient) / n_observed)
+    assert (log_rates.grad[spikes.isnan()] == 0).all()
+
+
+@pytest.mark.parametrize("value", [1e4, torch.inf, torch.nan])
+def test_nothing_at_a_missing_entry_reaches_the_gradient(value):
+    spikes = some_spikes()
+    log_rates = torch.randn(spikes.shape)
+    log_rates = torch.where(spikes.isnan(), value, log_rates).requires_grad_()
+    loss = sbtt_loss(log_rates, spikes)
+    loss.backward()
+    assert loss.isfinite()
+    assert (log_rates.grad[spikes.isnan()] == 0).all()
+    assert (log_rates.grad[~spikes.isnan()] != 0).all()
+
+
+def test_weights_learn_nothing_from_missing_entries():
+    """The gradient of the weights is the one of the observed entries' own losses, whatever stands at the others."""
+    spikes = some_spikes()
+    model = make_model().eval()
+    sbtt_loss(model(spikes).log_rates, spikes).backward()
+    by_sbtt = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    log_rates = model(spikes).log_rates
+    observed = [tuple(index) for index in (~spikes.isnan()).nonzero().tolist()]
+    (sum(log_rates[i].exp() - spikes[i] * log_rates[i] for i in observed) / len(observed)).backward()
+    for ours, plain in zip(by_sbtt, (p.grad for p in model.parameters()), strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+def test_a_batch_without_observed_entries_gives_zero_loss_and_gradient():
+    model = make_model(coordinated_dropout=0.0)
+    spikes = torch.full((3, 7, 5), torch.nan)
+    loss = sbtt_loss(model(spikes).log_rates, spikes)
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is None or (p.grad == 0).all() for p in model.parameters())
+
+
+def test_encoder_reads_missing_entries_as_zero():
+    spikes, model = some_spikes(), make_model().eval()
+    torch.testing.assert_close(model.encode(spikes), model.encode(spikes.nan_to_num(nan=0.0)))
+
+
+def test_the_inferred_rates_do_not_depend_on_what_is_missing():
+    model, whole = make_model().eval(), some_spikes(1.0)
+    missing = some_spikes().isnan()
+    changed = torch.where(missing, whole + 5, whole)
+    torch.testing.assert_close(
+        model(whole.masked_fill(missing, torch.nan)), model(changed.masked_fill(missing, torch.nan))
+    )
+
+
+def test_shapes_and_the_way_from_initial_condition_to_rates():
+    spikes, model = some_spikes(), make_model().eval()
+    inference = model(spikes)
+    assert inference.log_rates.shape == (4, 7, 5)
+    assert inference.latents.shape == (4, 7, 6)
+    assert inference.initial_condition.shape == (4, 6)
+    # the decoder has no input: the initial condition alone decides
+    torch.testing.assert_close(model.decode(inference.initial_condition, 7)[0], inference.log_rates)
+    torch.testing.assert_close(model.rates(inference.log_rates), inference.log_rates.exp() / 0.02)
+
+
+def test_dropout_is_between_encoder_and_decoder_only():
+    spikes = some_spikes()
+    model = make_model(dropout=0.5).train()
+    assert not torch.equal(model(spikes).log_rates, model(spikes).log_rates)
+    # one initial condition, one set of rates: the decoder itself drops nothing
+    initial_condition = model.encode(spikes)
+    assert torch.equal(model.decode(initial_condition, 7)[0], model.decode(initial_condition, 7)[0])
+
+
+def test_weights_of_the_public_demo_fit():
+    """Its state dict has these names and shapes: hidden size 50, 29 neurons."""
+    demo = nn.ModuleDict(
+        {
+            "encoder": nn.GRU(29, 50, batch_first=True, bidirectional=True),
+            "ic_linear": nn.Linear(100, 50),
+            "decoder": nn.GRU(1, 50, batch_first=True),
+            "readout": nn.Linear(50, 29),
+        }
+    )
+    model = SequentialAutoencoder(n_neurons=29, bin_width=0.02)
+    model.load_state_dict(demo.state_dict(), strict=True)
+
+
+def test_split_entries_parts_the_observed_and_keeps_the_size_of_a_trial():
+    spikes = some_spikes(0.8)
+    hide = torch.rand(spikes.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    shown, hidden = split_entries(spikes, hide)
+    observed = ~spikes.isnan()
+    assert torch.equal(~shown.isnan(), observed & ~hide)
+    assert torch.equal(~hidden.isnan(), observed & hide)
+    torch.testing.assert_close(hidden[observed & hide], spikes[observed & hide])
+    for trial in range(4):
+        seen = observed[trial] & ~hide[trial]
+        torch.testing.assert_close(shown[trial][seen], spikes[trial][seen] * observed[trial].sum() / seen.sum())
+
+
+def test_coordinated_dropout_learns_only_from_what_the_encoder_did_not_see():
+    """An autoencoder that copies its input has nothing to gain: no gradient flows from a shown entry's count."""
+    spikes = some_spikes(0.9).requires_grad_()
+    hide = torch.rand(spikes.shape) < 0.5
+    shown, hidden = split_entries(spikes, hide)
+    assert not (~shown.isnan() & ~hidden.isnan()).any()
+    model = make_model(dropout=0.0)
+    loss, log_rates = model.score_hidden(spikes.detach(), hide)
+    torch.testing.assert_close(loss, sbtt_loss(model(shown).log_rates, hidden))
+    (gradient,) = torch.autograd.grad(sbtt_loss(log_rates, hidden.detach()), log_rates)
+    assert (gradient[~hide] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "muon", "learning_rate": 5e-2, "schedule": "one_cycle"},
+        {"optimizer": "adamw", "schedule": "one_cycle"},
+        {"optimizer": "adam", "learning_rate": 1e-2, "schedule": "constant"},
+    ],
+)
+def test_the_model_learns_and_fills_in_what_it_did_not_see(tmp_path, small_lorenz, options):
+    pl.seed_everything(0)
+    data = SpikeDataModule(small_lorenz, bandwidth=4, batch_size=16)
+    model = SequentialAutoencoder(12, data.bin_width, hidden_size=16, coordinated_dropout=0.3, **options)
+    trainer = pl.Trainer(
+        max_epochs=60, logger=False, enable_checkpointing=False, enable_progress_bar=False, default_root_dir=tmp_path,
+        enable_model_summary=False, num_sanity_val_steps=0, check_val_every_n_epoch=60, gradient_clip_val=1.0, accelerator="cpu",
+    )  # fmt: skip
+    before = trainer.validate(model, data, verbose=False)[0]
+    trainer.fit(model, data)
+    after = trainer.validate(model, data, verbose=False)[0]
+
+    assert before["valid/r2"] < 0.1
+    assert after["valid/r2"] > 0.3
+    assert after["valid/r2_unobserved"] > 0.3
+    assert after["valid/bps"] > 0.05 > before["valid/bps"]
+    assert after["valid/heldout_nll"] < before["valid/heldout_nll"]
+
+
+def test_metrics_are_over_the_whole_set_and_left_out_where_undefined(data_file, data_arrays, write_file):
+    trainer = pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    pl.seed_everything(0)
+    model = SequentialAutoencoder(6, 0.02, hidden_size=8)
+    scores = [
+        trainer.validate(model, SpikeDataModule(data_file, bandwidth=3, batch_size=size), verbose=False)[0]
+        for size in (5, 12)
+    ]
+    for name, value in scores[0].items():
+        assert value == pytest.approx(scores[1][name], rel=1e-4), name
+    everything = trainer.validate(model, SpikeDataModule(data_file), verbose=False)[0]
+    assert "valid/r2_unobserved" not in everything
+    no_truth = write_file({key: data_arrays[key] for key in ("train_data", "valid_data")}, "no_truth.h5")
+    assert "valid/r2" not in trainer.validate(model, SpikeDataModule(no_truth, bandwidth=3), verbose=False)[0]

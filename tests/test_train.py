@@ -1,0 +1,270 @@
+"""The commands, run as a user runs them, on data small enough to be quick."""
+
+import csv
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import train
+from command_line import InputError
+from evaluate import find_checkpoints, infer_rates, load_checkpoint, load_data, r2
+
+SMALL = [
+    "--model.hidden_size=8",
+    "--data.batch_size=32",
+    "--trainer.max_epochs=4",
+    "--trainer.check_val_every_n_epoch=2",
+]
+
+
+def command(folder: Path, *words: str) -> subprocess.Popen:
+    """Start `python words` in `folder`."""
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory, small_lorenz) -> tuple[Path, str]:
+    """A sweep over two levels by two processes: its run folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("sweep")
+    words = [
+        str(ROOT / "train.py"),
+        "--data.path",
+        small_lorenz,
+        "--bandwidths",
+        "4",
+        "2",
+        "--jobs",
+        "2",
+        "--name",
+        "two",
+    ]
+    process = command(folder, *words, "--seed_everything", "7", *SMALL)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    return folder / "lightning_logs" / "two", output
+
+
+def test_a_sweep_leaves_all_that_describes_it(sweep):
+    run, output = sweep
+    for level, bandwidth in (("bandwidth_04", 4), ("bandwidth_02", 2)):
+        assert yaml.safe_load((run / level / "hparams.yaml").read_text())["bandwidth"] == bandwidth
+        config = yaml.safe_load((run / level / "config.yaml").read_text())
+        assert config["data"]["bandwidth"] == bandwidth
+        assert config["seed_everything"] == 7
+        for checkpoint in ("best.ckpt", "last.ckpt"):
+            assert "state_dict" in torch.load(run / level / checkpoint, weights_only=True)
+        events = EventAccumulator(str(run / level)).Reload()
+        wanted = {"train/nll", "valid/nll", "valid/heldout_nll", "valid/bps", "valid/r2", "valid/r2_observed"}
+        assert wanted | {"valid/r2_unobserved"} <= set(events.Tags()["scalars"])
+        assert [event.step for event in events.Scalars("train/nll")] == [1, 2, 3, 4]
+        assert [event.step for event in events.Scalars("valid/r2")] == [2, 4]
+    assert "left" in output
+    assert "tensorboard --logdir lightning_logs" in output
+    assert "python plot_results.py lightning_logs/two" in output
+    with open(run / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["bandwidth"] for row in rows] == ["4", "2"]
+    for row in rows:
+        assert f"{float(row['r2']):.3f}" in output
+        assert f"{float(row['fraction_dropped']):.0%}" in output
+
+
+def test_a_checkpoint_evaluates_to_what_training_reported(sweep):
+    run, _ = sweep
+    with open(run / "results.csv") as file:
+        reported = {int(row["bandwidth"]): row for row in csv.DictReader(file)}
+    for checkpoint in find_checkpoints([str(run)]):
+        model, options = load_checkpoint(checkpoint)
+        trials = load_data(checkpoint, model, options).datasets["valid"].trials
+        inferred, observed = infer_rates(model, trials.spikes), ~trials.spikes.isnan()
+        row = reported[options["bandwidth"]]
+        assert r2(inferred, trials.rates) == pytest.approx(float(row["r2"]), abs=1e-5)
+        assert r2(inferred, trials.rates, ~observed) == pytest.approx(float(row["r2_unobserved"]), abs=1e-5)
+        events = EventAccumulator(str(checkpoint.parent)).Reload()
+        best = min(events.Scalars("valid/heldout_nll"), key=lambda event: event.value)
+        history = {event.step: event.value for event in events.Scalars("valid/r2")}
+        assert float(row["r2"]) == pytest.approx(history[best.step], abs=1e-5)
+
+
+def test_the_saved_configuration_repeats_the_run_bit_for_bit(sweep):
+    run, _ = sweep
+    folder = run.parent.parent
+    config = run / "bandwidth_02" / "config.yaml"
+    process = command(folder, str(ROOT / "train.py"), "--config", str(config), "--name", "again")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "Epoch" in output  # one level alone has a progress bar
+    weights = [
+        torch.load(path / "bandwidth_02" / "last.ckpt", weights_only=True) for path in (run, run.parent / "again")
+    ]
+    for name, tensor in weights[0]["state_dict"].items():
+        assert torch.equal(tensor, weights[1]["state_dict"][name]), name
+
+
+def test_plot_results_writes_figures_and_tables_of_the_newest_run(sweep):
+    run, _ = sweep
+    folder = run.parent.parent
+    process = command(folder, str(ROOT / "plot_results.py"), "--out", "shown", str(run))
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    out = folder / "shown"
+    names = {"r2_curve.png", "r2_curve.pdf", "example_trials.png", "example_trials.pdf", "results.csv", "results.md"}
+    assert {path.name for path in out.iterdir()} == names
+    assert (out / "r2_curve.png").read_bytes().startswith(b"\x89PNG")
+    with open(out / "results.csv") as file:
+        rows = {row["bandwidth"]: row for row in csv.DictReader(file)}
+    with open(run / "results.csv") as file:
+        for row in csv.DictReader(file):
+            assert float(rows[row["bandwidth"]]["r2"]) == pytest.approx(float(row["r2"]), abs=1e-5)
+    assert (out / "results.md").read_text() in output
+
+
+def test_ctrl_c_leaves_a_usable_checkpoint(tmp_path, small_lorenz):
+    words = [str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", "3", "--name", "stopped"]
+    process = command(tmp_path, *words, *SMALL, "--trainer.max_epochs=100000")
+    checkpoint = tmp_path / "lightning_logs" / "stopped" / "bandwidth_03" / "last.ckpt"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1].endswith("interrupted")
+    assert "Traceback" not in errors
+    model, _ = load_checkpoint(checkpoint)
+    assert model.hparams.n_neurons == 12
+
+
+def parse(monkeypatch, *words: str):
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    train.main()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--bandwidths", "5", "0"], "--bandwidths 0: expected 1 to 6"),
+        (["--bandwidths", "7"], "--bandwidths 7: expected 1 to 6"),
+        (["--bandwidths", "2", "2"], "expected each number once"),
+        (["--data.bandwidth", "9"], "bandwidth 9: expected 1 to 6"),
+        (["--data.batch_size", "0"], "--data.batch_size 0"),
+        (["--data.heldout_fraction", "1.5"], "--data.heldout_fraction 1.5"),
+        (["--trainer.max_epochs", "0"], "--trainer.max_epochs 0"),
+        (["--jobs", "0"], "--jobs 0"),
+        (["--bandwidths", "2", "--name", "taken"], "--name taken"),
+        (["--bandwidths", "2", "--name", "../outside"], "--name ../outside"),
+    ],
+)
+def test_wrong_options_are_named_before_anything_starts(monkeypatch, tmp_path, data_file, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lightning_logs" / "taken").mkdir(parents=True)
+    with pytest.raises(InputError, match=message):
+        parse(monkeypatch, "--data.path", data_file, *words)
+    assert [path.name for path in (tmp_path / "lightning_logs").rglob("*")] == ["taken"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train.py", "--bandwidths", "2.5"],
+        ["train.py", "--model.optimizer", "sgd"],
+        ["train.py", "--no_such_flag", "1"],
+        ["train.py", "--config", "none.yaml"],
+        ["plot_results.py", "--no_such_flag"],
+        ["plot_results.py", "no_such_run"],
+        ["simulate.py", "--neurons", "many"],
+    ],
+)
+def test_a_usage_error_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", words)
+    module = __import__(Path(words[0]).stem)
+    with pytest.raises(SystemExit) as end:
+        train.run(module.main)
+    assert end.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(words[0] + ": ")
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_default_config_says_what_the_code_does(monkeypatch):
+    """configs/default.yaml lists the whole recipe; the defaults in the code are the same."""
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    config = train.TrainCLI().config
+    monkeypatch.setattr(train, "DEFAULT_CONFIG", "no such file")
+    from_code = train.TrainCLI().config
+    assert config.model == from_code.model
+    assert config.data == from_code.data
+    written = yaml.safe_load((ROOT / "configs" / "default.yaml").read_text())
+    assert written["model"].keys() == config.model.as_dict().keys()
+
+
+def test_published_config_is_the_published_recipe(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(ROOT / "configs" / "published.yaml")])
+    config = train.TrainCLI().config
+    model, trainer = config.model, config.trainer
+    assert (model.optimizer, model.learning_rate, model.weight_decay, model.dropout) == ("adam", 1e-3, 1e-4, 0.1)
+    assert (model.schedule, model.coordinated_dropout, model.hidden_size) == ("constant", 0.0, 50)
+    assert (trainer.max_epochs, trainer.gradient_clip_val, config.data.batch_size) == (1000, None, 64)
+    assert config.monitor == "valid/nll"
+
+
+BAD_CHECKPOINTS = {
+    "text": b"not a checkpoint",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("name", BAD_CHECKPOINTS)
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, name):
+    (tmp_path / "bad.ckpt").write_bytes(BAD_CHECKPOINTS[name])
+    with pytest.raises(InputError, match="bad.ckpt: is no checkpoint"):
+        load_checkpoint(tmp_path / "bad.ckpt")
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path, sweep, data_file):
+    good = sweep[0] / "bandwidth_02" / "best.ckpt"
+    whole = good.read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="half.ckpt"):
+        load_checkpoint(tmp_path / "half.ckpt")
+    checkpoint = torch.load(good, weights_only=True)
+    checkpoint["state_dict"]["readout.bias"] = torch.zeros(3)
+    torch.save(checkpoint, tmp_path / "other_shape.ckpt")
+    with pytest.raises(InputError, match=r"other_shape.ckpt: size mismatch for readout.bias"):
+        load_checkpoint(tmp_path / "other_shape.ckpt")
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.ckpt")
+    with pytest.raises(InputError, match="foreign.ckpt: lacks"):
+        load_checkpoint(tmp_path / "foreign.ckpt")
+    model, options = load_checkpoint(good)
+    with pytest.raises(InputError, match="is for 12 neurons, .* has 6"):
+        load_data(good, model, options | {"path": data_file})
+
+
+def test_the_newest_complete_run_is_found_else_pretrained(monkeypatch, tmp_path, sweep):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(sweep[0], tmp_path / "lightning_logs" / "pretrained")
+    assert {path.parent.parent.name for path in find_checkpoints([])} == {"pretrained"}
+    shutil.copytree(sweep[0], tmp_path / "lightning_logs" / "mine")
+    shutil.copytree(sweep[0], tmp_path / "lightning_logs" / "unfinished", ignore=lambda *_: ["results.csv"])
+    assert {path.parent.parent.name for path in find_checkpoints([])} == {"mine"}
+    with pytest.raises(InputError, match="holds no best.ckpt"):
+        find_checkpoints([str(tmp_path)])
