@@ -72,6 +72,8 @@ class SequentialAutoencoder(pl.LightningModule):
         dropout: Probability of dropping a unit between encoder and decoder.
         coordinated_dropout: Probability of hiding an observed entry from the encoder in training; the model then learns
             from the hidden entries alone, which it cannot copy (Keshtkaran & Pandarinath 2019). 0 learns from all.
+        start_at_mean_rates: Set the readout's bias to the log mean counts of the first batch, so that learning starts from
+            each neuron's mean rate instead of one spike per bin.
         optimizer: adam (weight decay as an L2 penalty), adamw (decoupled weight decay), or muon (for the matrices, with
             adamw for the biases).
         learning_rate: Learning rate, the peak of it under the one_cycle schedule.
@@ -86,6 +88,7 @@ class SequentialAutoencoder(pl.LightningModule):
         hidden_size: int = 50,
         dropout: float = 0.1,
         coordinated_dropout: float = 0.5,
+        start_at_mean_rates: bool = True,
         optimizer: Literal["adam", "adamw", "muon"] = "muon",
         learning_rate: float = 1e-2,
         weight_decay: float = 1e-4,
@@ -127,6 +130,13 @@ class SequentialAutoencoder(pl.LightningModule):
         shown, hidden = split_entries(spikes, hide)
         log_rates = self(shown).log_rates
         return sbtt_loss(log_rates, hidden), log_rates
+
+    def on_train_batch_start(self, batch: NamedTuple, batch_index: int) -> None:
+        if self.global_step == 0 and self.hparams.start_at_mean_rates:
+            mean_counts = batch.spikes.nanmean((0, 1))
+            mean_counts = mean_counts.where(~mean_counts.isnan(), batch.spikes.nanmean().nan_to_num(nan=1.0))
+            mean_counts = self.trainer.strategy.reduce(mean_counts)  # the same on every device
+            self.readout.bias.data = mean_counts.clamp(min=1e-3).log()
 
     def training_step(self, batch: NamedTuple, batch_index: int) -> Tensor:
         """One step of SBTT: zero-filled spikes in, loss on observed entries out, with coordinated dropout if wanted."""

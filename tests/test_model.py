@@ -177,6 +177,25 @@ def test_the_model_learns_and_fills_in_what_it_did_not_see(tmp_path, small_loren
     assert after["valid/heldout_nll"] < before["valid/heldout_nll"]
 
 
+def test_training_starts_at_the_mean_rates(tmp_path, small_lorenz):
+    data = SpikeDataModule(small_lorenz, bandwidth=4, batch_size=96)
+    data.setup()
+    data.datasets["train"].trials.spikes[:, :, 2] = torch.nan  # a neuron never seen
+    data.setup = lambda stage: None
+    model = SequentialAutoencoder(12, data.bin_width, hidden_size=4, learning_rate=0.0, schedule="constant")
+    options = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    pl.Trainer(max_epochs=1, limit_val_batches=0, accelerator="cpu", **options).fit(model, data)
+    spikes = data.datasets["train"].trials.spikes
+    expected = spikes.nanmean((0, 1))
+    expected[2] = spikes.nanmean()
+    torch.testing.assert_close(model.readout.bias.exp(), expected)
+
+
 def test_metrics_are_over_the_whole_set_and_left_out_where_undefined(data_file, data_arrays, write_file):
     trainer = pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
     pl.seed_everything(0)
