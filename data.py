@@ -166,7 +166,7 @@ class SpikeDataModule(pl.LightningDataModule):
         self,
         path: str = "lorenz_data.h5",
         bandwidth: int | None = None,
-        batch_size: int = 128,
+        batch_size: int = 208,
         heldout_fraction: float = 0.2,
         bin_width: float | None = None,
         seed: int = 0,

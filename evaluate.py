@@ -11,6 +11,7 @@ from command_line import InputError
 from data import SpikeDataModule, Trials
 from metrics import R2
 from model import SequentialAutoencoder
+from posterior import posterior_weights
 
 LOGS = Path("lightning_logs")
 
@@ -48,6 +49,7 @@ def load_checkpoint(path: str | Path) -> tuple[SequentialAutoencoder, dict]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         model = SequentialAutoencoder(**checkpoint["hyper_parameters"])
         model.load_state_dict(checkpoint["state_dict"])
+        model.on_load_checkpoint(checkpoint)
         data_options = dict(checkpoint["datamodule_hyper_parameters"])
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {expected}") from None
@@ -74,9 +76,13 @@ def load_data(checkpoint: Path, model: SequentialAutoencoder, options: dict) -> 
 
 
 @torch.no_grad()
-def infer_rates(model: SequentialAutoencoder, spikes: Tensor, batch_size: int = 256) -> Tensor:
-    """Infer the rates (trials, time, neurons) in spikes/s from spikes (same shape; counts per bin, NaN = missing)."""
-    return torch.cat([model.rates(model(batch).log_rates) for batch in spikes.split(batch_size)])
+def infer_rates(model: SequentialAutoencoder, spikes: Tensor, amortised: bool = False) -> Tensor:
+    """Infer rates (trials, time, neurons) in spikes/s from spikes (same shape; counts per bin, NaN = missing).
+
+    `amortised` takes the encoder's word alone, without comparing a trial with the training trials.
+    """
+    infer = model if amortised else model.infer
+    return torch.cat([model.rates(infer(batch).log_rates) for batch in spikes.split(256)])
 
 
 def r2(inferred: Tensor, true: Tensor, entries: Tensor | None = None) -> float:
@@ -89,8 +95,8 @@ def r2(inferred: Tensor, true: Tensor, entries: Tensor | None = None) -> float:
 def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor | None:
     """Infer rates as one who knows the rates of every condition, but not which one a trial belongs to.
 
-    The mean of the conditions' rates under the posterior P(condition | observed counts), with equal priors and the
-    Poisson likelihood of the observed entries: no method can do better on average, in squared error.
+    The mean of the true rates of the conditions under their posterior given the observed counts, with equal priors: no
+    method can do better on average, in squared error.
 
     Args:
         spikes: (B, T, N) counts per bin, NaN = missing.
@@ -103,8 +109,6 @@ def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor |
     if trials.rates is None or trials.condition is None:
         return None
     first_trial = np.unique(trials.condition, return_index=True)[1]
-    rates = torch.from_numpy(trials.rates[first_trial]).flatten(1).double()
-    expected = (rates * bin_width).clamp(min=1e-9)
-    observed = (~spikes.isnan()).flatten(1).double()
-    log_likelihood = spikes.nan_to_num(nan=0.0).flatten(1).double() @ expected.log().T - observed @ expected.T
-    return (log_likelihood.softmax(dim=1) @ rates).view(spikes.shape).float()
+    expected_counts = torch.from_numpy(trials.rates[first_trial]).double() * bin_width
+    weights = posterior_weights(spikes, expected_counts.clamp(min=1e-9).log())
+    return (torch.einsum("bj,jtn->btn", weights, expected_counts) / bin_width).float()

@@ -62,9 +62,9 @@ class BitsPerSpike(Metric):
         self.add_state("spikes", torch.zeros(n_neurons), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros(n_neurons), dist_reduce_fx="sum")
 
-    def update(self, log_rates: Tensor, spikes: Tensor, entries: Tensor) -> None:
-        """Add log expected counts and counts per bin (trials, time, neurons); only `entries` (bool) are looked at."""
-        chosen = entries & ~spikes.isnan()
+    def update(self, log_rates: Tensor, spikes: Tensor) -> None:
+        """Add log expected counts and counts per bin (trials, time, neurons); entries with a count of NaN do not count."""
+        chosen = ~spikes.isnan()
         spikes, log_rates = spikes.where(chosen, 0.0), log_rates.where(chosen, 0.0)
         self.log_likelihood = self.log_likelihood + ((spikes * log_rates - log_rates.exp()) * chosen).sum()
         self.spikes = self.spikes + spikes.sum((0, 1))

@@ -13,8 +13,10 @@ from torch.nn.functional import poisson_nll_loss
 
 from metrics import R2, BitsPerSpike
 from optimizer import MuonAdamW
+from posterior import leave_one_out_loss, posterior_weights
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": MuonAdamW}
+LIBRARY_SIZE = 2000  # training trials at most, of whatever number there are
 
 
 def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
@@ -35,20 +37,23 @@ def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
     return total / observed.sum().clamp(min=1)
 
 
-def split_entries(spikes: Tensor, hide: Tensor) -> tuple[Tensor, Tensor]:
-    """Split observed entries into those the encoder is shown and those it is not.
+def keep(spikes: Tensor, entries: Tensor) -> Tensor:
+    """Return spikes (B, T, N) with NaN (missing) wherever `entries` (B, T, N; bool) is False."""
+    return spikes.masked_fill(~entries, torch.nan)
+
+
+def rescale(shown: Tensor, spikes: Tensor) -> Tensor:
+    """Scale up counts of which a part was hidden, as dropout does.
 
     Args:
-        spikes: (B, T, N) counts per bin, NaN = missing.
-        hide: (B, T, N) bool, True for the entries to hide.
+        shown: (B, T, N) the counts that were left, NaN elsewhere.
+        spikes: (B, T, N) the counts before.
 
     Returns:
-        Two (B, T, N) tensors with NaN elsewhere: the shown counts, scaled up in each trial by the number of observed
-        over the number of shown entries, as dropout does; and the hidden counts.
+        `shown`, times the number of observed entries that each trial had over the number it has left.
     """
-    shown = spikes.masked_fill(hide, torch.nan)
-    n_observed, n_shown = ((~entries.isnan()).sum((1, 2), keepdim=True) for entries in (spikes, shown))
-    return shown * (n_observed / n_shown.clamp(min=1)), spikes.masked_fill(~hide, torch.nan)
+    n_before, n_left = ((~entries.isnan()).sum((1, 2), keepdim=True) for entries in (spikes, shown))
+    return shown * (n_before / n_left.clamp(min=1))
 
 
 class Inference(NamedTuple):
@@ -65,6 +70,9 @@ class SequentialAutoencoder(pl.LightningModule):
     spikes -> zero-fill -> bidirectional GRU -> final states -> dropout -> linear -> dropout -> initial condition
     -> GRU without input -> linear -> log-rates
 
+    `forward` infers a trial from its own encoding alone. `infer`, which validation and the scripts use, compares the trial
+    with the trajectories of the training trials (posterior.py), whose initial conditions are kept in `library`.
+
     Args:
         n_neurons: Number of neurons; taken from the data.
         bin_width: Width of a time bin (s); taken from the data.
@@ -72,6 +80,8 @@ class SequentialAutoencoder(pl.LightningModule):
         dropout: Probability of dropping a unit between encoder and decoder.
         coordinated_dropout: Probability of hiding an observed entry from the encoder in training; the model then learns
             from the hidden entries alone, which it cannot copy (Keshtkaran & Pandarinath 2019). 0 learns from all.
+        sharing: Fraction of the training, at its end, in which each trial is learned from the trajectories of the other
+            trials in its batch. 0: never, and `infer` is `forward`, which suits recordings where no trial is repeated.
         start_at_mean_rates: Set the readout's bias to the log mean counts of the first batch, so that learning starts from
             each neuron's mean rate instead of one spike per bin.
         optimizer: adam (weight decay as an L2 penalty), adamw (decoupled weight decay), or muon (for the matrices, with
@@ -88,9 +98,10 @@ class SequentialAutoencoder(pl.LightningModule):
         hidden_size: int = 50,
         dropout: float = 0.1,
         coordinated_dropout: float = 0.5,
+        sharing: float = 0.2,
         start_at_mean_rates: bool = True,
         optimizer: Literal["adam", "adamw", "muon"] = "muon",
-        learning_rate: float = 1e-2,
+        learning_rate: float = 1.5e-2,
         weight_decay: float = 1e-4,
         schedule: Literal["constant", "one_cycle"] = "one_cycle",
     ) -> None:
@@ -101,7 +112,11 @@ class SequentialAutoencoder(pl.LightningModule):
         self.decoder = nn.GRU(1, hidden_size, batch_first=True)  # its one input is always zero
         self.readout = nn.Linear(hidden_size, n_neurons)
         self.dropout = nn.Dropout(dropout)
-        self.r2 = nn.ModuleDict({part: R2(n_neurons) for part in ("r2", "r2_observed", "r2_unobserved")})
+        # (J, H) initial conditions of training trials; saved by the hooks below, so that state dicts hold weights alone
+        self.register_buffer("library", torch.empty(0, hidden_size), persistent=False)
+        self.r2 = nn.ModuleDict(
+            {name: R2(n_neurons) for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised")}
+        )
         self.bps = BitsPerSpike(n_neurons)
 
     def encode(self, spikes: Tensor) -> Tensor:
@@ -121,15 +136,26 @@ class SequentialAutoencoder(pl.LightningModule):
         initial_condition = self.encode(spikes)
         return Inference(*self.decode(initial_condition, spikes.shape[1]), initial_condition)
 
+    def infer(self, spikes: Tensor) -> Inference:
+        """Infer as `forward` does, but as the posterior mean over the trajectories in the library, if there are any."""
+        if len(self.library) == 0:
+            return self(spikes)
+        log_rates, latents = self.decode(self.library, spikes.shape[1])
+        weights = posterior_weights(spikes, log_rates)
+        return Inference(
+            torch.einsum("bj,jtn->btn", weights, log_rates.exp()).log(),
+            torch.einsum("bj,jth->bth", weights, latents),
+            weights @ self.library,
+        )
+
     def rates(self, log_rates: Tensor) -> Tensor:
         """Convert log expected counts per bin to firing rates in spikes/s; the shape stays."""
         return log_rates.exp() / self.hparams.bin_width
 
-    def score_hidden(self, spikes: Tensor, hide: Tensor) -> tuple[Tensor, Tensor]:
-        """Infer from the entries (B, T, N) not in `hide`; return the loss on those in it, and the log-rates."""
-        shown, hidden = split_entries(spikes, hide)
-        log_rates = self(shown).log_rates
-        return sbtt_loss(log_rates, hidden), log_rates
+    def is_sharing(self) -> bool:
+        """Tell whether the training has come to its last part, where trials share their trajectories."""
+        n_epochs = self.trainer.max_epochs or -1
+        return self.hparams.sharing > 0 and self.current_epoch >= (1 - self.hparams.sharing) * n_epochs > 0
 
     def on_train_batch_start(self, batch: NamedTuple, batch_index: int) -> None:
         if self.global_step == 0 and self.hparams.start_at_mean_rates:
@@ -139,26 +165,41 @@ class SequentialAutoencoder(pl.LightningModule):
             self.readout.bias.data = mean_counts.clamp(min=1e-3).log()
 
     def training_step(self, batch: NamedTuple, batch_index: int) -> Tensor:
-        """One step of SBTT: zero-filled spikes in, loss on observed entries out, with coordinated dropout if wanted."""
-        if self.hparams.coordinated_dropout > 0:
-            hide = torch.rand_like(batch.spikes) < self.hparams.coordinated_dropout
-            loss, _ = self.score_hidden(batch.spikes, hide)
+        """One step of SBTT: zero-filled spikes in, loss on observed entries out."""
+        spikes = shown = target = batch.spikes
+        if self.is_sharing():
+            name, loss = "train/shared_nll", leave_one_out_loss(self(spikes).log_rates, spikes)
         else:
-            loss = sbtt_loss(self(batch.spikes).log_rates, batch.spikes)
-        self.log("train/nll", loss, on_step=False, on_epoch=True, batch_size=len(batch.spikes))
+            if self.hparams.coordinated_dropout > 0:
+                hide = torch.rand_like(spikes) < self.hparams.coordinated_dropout
+                shown, target = rescale(keep(spikes, ~hide), spikes), keep(spikes, hide)
+            name, loss = "train/nll", sbtt_loss(self(shown).log_rates, target)
+        self.log(name, loss, on_step=False, on_epoch=True, batch_size=len(spikes))
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Fill the library with the training trials, as the present weights encode them."""
+        if self.hparams.sharing > 0 and self.trainer.state.fn == "fit":
+            encoded, trials = [], iter(self.trainer.train_dataloader)
+            while sum(map(len, encoded)) < LIBRARY_SIZE and (batch := next(trials, None)) is not None:
+                encoded.append(self.encode(batch.spikes.to(self.device)))
+            self.library = torch.cat(encoded)[:LIBRARY_SIZE]
+
     def validation_step(self, batch: NamedTuple, batch_index: int) -> None:
-        """Score the rates inferred from all observed entries, and those inferred without the held-out ones."""
-        observed = ~batch.spikes.isnan()
-        log_rates = self(batch.spikes).log_rates
-        self.log("valid/nll", sbtt_loss(log_rates, batch.spikes), batch_size=int(observed.sum()))
+        """Score what is inferred from all observed entries, and what is inferred without the held-out ones."""
+        spikes, observed = batch.spikes, ~batch.spikes.isnan()
+        amortised, inferred = self(spikes).log_rates, self.infer(spikes).log_rates
+        self.log("valid/nll", sbtt_loss(inferred, spikes), batch_size=int(observed.sum()))
         if batch.rates is not None:
             for name, entries in (("r2", None), ("r2_observed", observed), ("r2_unobserved", ~observed)):
-                self.r2[name].update(self.rates(log_rates), batch.rates, entries)
-        heldout_nll, log_rates = self.score_hidden(batch.spikes, batch.heldout)
-        self.log("valid/heldout_nll", heldout_nll, batch_size=int(batch.heldout.sum()))
-        self.bps.update(log_rates, batch.spikes, batch.heldout)
+                self.r2[name].update(self.rates(inferred), batch.rates, entries)
+            self.r2["r2_amortised"].update(self.rates(amortised), batch.rates)
+
+        shown, heldout = keep(spikes, ~batch.heldout), keep(spikes, batch.heldout)
+        amortised, inferred = self(rescale(shown, spikes)).log_rates, self.infer(shown).log_rates
+        for name, log_rates in (("heldout_nll", inferred), ("heldout_nll_amortised", amortised)):
+            self.log(f"valid/{name}", sbtt_loss(log_rates, heldout), batch_size=int(batch.heldout.sum()))
+        self.bps.update(inferred, heldout)
 
     def on_validation_epoch_end(self) -> None:
         for name, metric in (*self.r2.items(), ("bps", self.bps)):
@@ -181,3 +222,9 @@ class SequentialAutoencoder(pl.LightningModule):
             optimizer, rate, total_steps=self.trainer.estimated_stepping_batches, cycle_momentum=False
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["library"] = self.library
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.library = checkpoint["library"].to(self.device)

@@ -28,6 +28,7 @@ class Score:
     r2: float
     r2_observed: float
     r2_unobserved: float
+    r2_amortised: float
     r2_ideal: float
     seed: int
     checkpoint: str
@@ -49,6 +50,7 @@ def evaluate(checkpoint: Path, data_path: str | None) -> tuple[Score, Example]:
         r2=r2(inferred, trials.rates),
         r2_observed=r2(inferred, trials.rates, observed),
         r2_unobserved=r2(inferred, trials.rates, ~observed),
+        r2_amortised=r2(infer_rates(model, trials.spikes, amortised=True), trials.rates),
         r2_ideal=np.nan if ideal is None else r2(ideal, trials.rates),
         seed=data.hparams.seed,
         checkpoint=str(checkpoint),
@@ -83,12 +85,14 @@ def markdown_table(levels: list[tuple[Score, float]], published: list[dict[str, 
     """Write the curve as a markdown table."""
     published_r2 = {int(level["bandwidth"]): f"{level['valid_r2']:.3f}" for level in published}
     lines = [
-        "| observed | dropped | R² | R² observed entries | R² unobserved entries | published R² | ideal observer |",
+        "| observed | dropped | R² | R² at unobserved entries | R² encoder alone | public demo | ideal observer |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for score, sd in levels:
         numbers = [f"{score.r2:.3f}" + (f" ± {sd:.3f}" if np.isfinite(sd) else "")]
-        numbers += [f"{value:.3f}" if np.isfinite(value) else "–" for value in (score.r2_observed, score.r2_unobserved)]
+        numbers += [
+            f"{value:.3f}" if np.isfinite(value) else "–" for value in (score.r2_unobserved, score.r2_amortised)
+        ]
         numbers += [
             published_r2.get(score.bandwidth, "–"),
             f"{score.r2_ideal:.3f}" if np.isfinite(score.r2_ideal) else "–",

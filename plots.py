@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from command_line import whole_file
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe & Ito (2008), told apart by colour-blind readers
-MISSING = "#f3c9a5"  # a colour, where counts are greys
+MISSING = "#d9c6e6"  # a violet, where counts are greys and errors blue or orange
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -37,6 +38,7 @@ class Example:
 def show_entries(axes: Axes, values: np.ndarray, bin_width: float, **look) -> AxesImage:
     """Show an array (time, neurons) as an image with time in seconds to the right; NaN has the colour of `MISSING`."""
     extent = (0, bin_width * len(values), 0.5, values.shape[1] + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(2))
     return axes.imshow(values.T, aspect="auto", origin="lower", interpolation="none", extent=extent, **look)
 
 

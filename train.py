@@ -6,11 +6,9 @@ python train.py --config configs/published.yaml
 """
 
 import csv
-import logging
 import signal
 import threading
 import time
-import warnings
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Queue
@@ -19,18 +17,19 @@ import joblib
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from command_line import InputError, run, whole_file, writable_folder
 from data import SpikeDataModule
 from model import SequentialAutoencoder
+from progress import LevelProgressBar, ReportProgress, print_reports, print_table, silence_lightning
 
 LEVELS = [29, 25, 20, 15, 10, 5, 3, 2]
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
 LOGS = Path("lightning_logs")
-SCORES = ["r2", "r2_observed", "r2_unobserved", "nll", "heldout_nll", "bps"]
+SCORES = ["r2", "r2_observed", "r2_unobserved", "r2_amortised", "nll", "heldout_nll", "heldout_nll_amortised", "bps"]
 
 
 class TrainCLI(LightningCLI):
@@ -101,24 +100,6 @@ class TrainCLI(LightningCLI):
         return super().instantiate_trainer(**self.overrides, **kwargs)
 
 
-class LevelProgressBar(RichProgressBar):
-    """Lightning's progress bar, without the number of a version that our folders do not have."""
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict:
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
-
-
-class ReportProgress(Callback):
-    """Tell the process that runs the sweep of each validation."""
-
-    def __init__(self, reports: Queue, bandwidth: int) -> None:
-        self.reports, self.bandwidth = reports, bandwidth
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        r2 = float(trainer.callback_metrics.get("valid/r2", torch.nan))
-        self.reports.put((self.bandwidth, trainer.current_epoch + 1, trainer.max_epochs, r2))
-
-
 def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue | None = None) -> dict[str, float]:
     """Train one level and return how its best checkpoint scores.
 
@@ -152,13 +133,6 @@ def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue
     }
 
 
-def silence_lightning() -> None:
-    """Hush what Lightning says of every trainer; errors and our own lines stay."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-        warnings.filterwarnings("ignore", module=name)
-
-
 def train_sweep(config: Namespace, levels: list[int], run_dir: Path) -> list[dict[str, float]]:
     """Train several levels, `config.jobs` at a time in processes of one thread, and return their scores."""
     ignore_ctrl_c = (signal.SIGINT, signal.SIG_IGN)  # this process alone answers it, by ending the others
@@ -172,36 +146,6 @@ def train_sweep(config: Namespace, levels: list[int], run_dir: Path) -> list[dic
         finally:
             reports.put(None)
             printer.join()
-
-
-def print_reports(reports: Queue, n_levels: int) -> None:
-    """Print a line for each tenth of a level, with the time left for all levels, until None comes."""
-    start, done = time.perf_counter(), {}
-    while (report := reports.get()) is not None:
-        bandwidth, epoch, max_epochs, r2 = report
-        tenths_before = int(10 * done.get(bandwidth, 0))
-        done[bandwidth] = epoch / max_epochs
-        if int(10 * done[bandwidth]) > tenths_before:
-            left = (time.perf_counter() - start) * (n_levels / sum(done.values()) - 1)
-            print(
-                f"bandwidth {bandwidth:2}  epoch {epoch:4}/{max_epochs}  R² {r2:6.3f}  sweep: {clock(left)} left",
-                flush=True,
-            )
-
-
-def clock(seconds: float) -> str:
-    """Write a duration as minutes and seconds."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02} min"
-
-
-def print_table(results: list[dict[str, float]]) -> None:
-    """Print one line for each level."""
-    print("\nbandwidth  dropped      R²  R² unobserved     NLL  bits/spike  epochs       time")
-    for level in results:
-        print(
-            f"{level['bandwidth']:9}  {level['fraction_dropped']:6.0%}  {level['r2']:6.3f}  {level['r2_unobserved']:13.3f}"
-            f"  {level['nll']:6.4f}  {level['bps']:10.4f}  {level['epochs']:6}  {clock(level['seconds']):>9}"
-        )
 
 
 def choose_levels(config: Namespace) -> list[int]:

@@ -5,8 +5,8 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from data import SpikeDataModule
-from model import SequentialAutoencoder, sbtt_loss, split_entries
+from data import Batch, SpikeDataModule
+from model import SequentialAutoencoder, keep, rescale, sbtt_loss
 
 
 def some_spikes(n_observed_share: float = 0.3, shape=(4, 7, 5)) -> torch.Tensor:
@@ -124,30 +124,88 @@ def test_weights_of_the_public_demo_fit():
     model.load_state_dict(demo.state_dict(), strict=True)
 
 
-def test_split_entries_parts_the_observed_and_keeps_the_size_of_a_trial():
+def test_hiding_parts_the_observed_entries_and_rescaling_keeps_the_size_of_a_trial():
     spikes = some_spikes(0.8)
     hide = torch.rand(spikes.shape, generator=torch.Generator().manual_seed(1)) < 0.5
-    shown, hidden = split_entries(spikes, hide)
+    shown, hidden = keep(spikes, ~hide), keep(spikes, hide)
     observed = ~spikes.isnan()
     assert torch.equal(~shown.isnan(), observed & ~hide)
     assert torch.equal(~hidden.isnan(), observed & hide)
-    torch.testing.assert_close(hidden[observed & hide], spikes[observed & hide])
+    assert torch.equal(hidden[observed & hide], spikes[observed & hide])
+    rescaled = rescale(shown, spikes)
     for trial in range(4):
         seen = observed[trial] & ~hide[trial]
-        torch.testing.assert_close(shown[trial][seen], spikes[trial][seen] * observed[trial].sum() / seen.sum())
+        torch.testing.assert_close(rescaled[trial][seen], spikes[trial][seen] * observed[trial].sum() / seen.sum())
 
 
-def test_coordinated_dropout_learns_only_from_what_the_encoder_did_not_see():
-    """An autoencoder that copies its input has nothing to gain: no gradient flows from a shown entry's count."""
-    spikes = some_spikes(0.9).requires_grad_()
-    hide = torch.rand(spikes.shape) < 0.5
-    shown, hidden = split_entries(spikes, hide)
-    assert not (~shown.isnan() & ~hidden.isnan()).any()
-    model = make_model(dropout=0.0)
-    loss, log_rates = model.score_hidden(spikes.detach(), hide)
-    torch.testing.assert_close(loss, sbtt_loss(model(shown).log_rates, hidden))
-    (gradient,) = torch.autograd.grad(sbtt_loss(log_rates, hidden.detach()), log_rates)
-    assert (gradient[~hide] == 0).all()
+def train_once(model: SequentialAutoencoder, spikes: torch.Tensor, epochs: int = 1) -> list[torch.Tensor]:
+    """Train on one batch; return what the encoder was given at each step."""
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
+    batch = Batch(spikes, torch.zeros(spikes.shape, dtype=torch.bool), None)
+    loader = torch.utils.data.DataLoader([0], collate_fn=lambda _: batch)
+    options = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    pl.Trainer(max_epochs=epochs, accelerator="cpu", **options).fit(model, loader)
+    return seen
+
+
+def test_coordinated_dropout_hides_what_it_learns_from():
+    """Counts that the encoder does not see can be changed without changing its input; they decide the loss."""
+    spikes = some_spikes(0.9, shape=(32, 7, 5)) + 1  # no zeros: in the encoder's input zero means not shown
+    (shown,) = train_once(make_model(coordinated_dropout=0.4, sharing=0.0), spikes)
+    observed = ~spikes.isnan()
+    share_hidden = (shown == 0)[observed].float().mean()
+    assert share_hidden == pytest.approx(0.4, abs=0.05)
+    assert (shown[~observed] == 0).all()
+
+
+def test_without_coordinated_dropout_the_encoder_sees_all_that_is_observed():
+    spikes = some_spikes(0.9)
+    (shown,) = train_once(make_model(coordinated_dropout=0.0, sharing=0.0), spikes)
+    torch.testing.assert_close(shown, spikes.nan_to_num(nan=0.0))
+
+
+def test_trials_are_shared_in_the_last_part_of_the_training():
+    """There the encoder sees everything, since no trial is learned from its own encoding."""
+    spikes = some_spikes(0.9)
+    steps = train_once(make_model(coordinated_dropout=0.5, sharing=0.3), spikes, epochs=10)
+    whole = [torch.equal(shown, spikes.nan_to_num(nan=0.0)) for shown in steps]
+    assert whole == [False] * 7 + [True] * 3
+
+
+def test_the_library_decides_what_is_inferred():
+    spikes = some_spikes(0.9)
+    model = make_model().eval()
+    assert torch.equal(model.infer(spikes).log_rates, model(spikes).log_rates)  # nothing to compare with
+    model.library = 3 * torch.randn(4, 6)
+    log_rates, latents = model.decode(model.library, 7)
+    for j in range(4):  # trials that one trajectory explains by far the best
+        counts = torch.poisson(100 * log_rates[j].exp()).expand(1, 7, 5)
+        model.readout.bias.data += math.log(100)
+        inference = model.infer(counts)
+        model.readout.bias.data -= math.log(100)
+        torch.testing.assert_close(inference.log_rates[0], log_rates[j] + math.log(100), atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(inference.latents[0], latents[j], atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(inference.initial_condition[0], model.library[j], atol=1e-2, rtol=1e-2)
+
+
+def test_the_library_travels_with_the_checkpoint_not_with_the_weights(tmp_path, small_lorenz):
+    data = SpikeDataModule(small_lorenz, bandwidth=4, batch_size=32)
+    model = SequentialAutoencoder(12, data.bin_width, hidden_size=8)
+    trainer = pl.Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    trainer.fit(model, data)
+    assert len(model.library) == len(data.datasets["train"])
+    assert "library" not in model.state_dict()
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    again = SequentialAutoencoder.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    assert torch.equal(again.library, model.library)
 
 
 @pytest.mark.parametrize(
