@@ -1,5 +1,6 @@
 """From trained runs to inferred rates: finds checkpoints, loads them, and scores what they infer."""
 
+import csv
 import pickle
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from model import SequentialAutoencoder
 from posterior import posterior_weights
 
 LOGS = Path("lightning_logs")
+PUBLISHED = Path(__file__).parent / "reference" / "published_r2.csv"
 
 
 def find_checkpoints(paths: list[str]) -> list[Path]:
@@ -112,3 +114,9 @@ def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor |
     expected_counts = torch.from_numpy(trials.rates[first_trial]).double() * bin_width
     weights = posterior_weights(spikes, expected_counts.clamp(min=1e-9).log())
     return (torch.einsum("bj,jtn->btn", weights, expected_counts) / bin_width).float()
+
+
+def read_published() -> list[dict[str, float]]:
+    """Return the published R² of each level, widest first."""
+    with open(PUBLISHED, newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]

@@ -13,10 +13,8 @@ import matplotlib
 import numpy as np
 
 from command_line import InputError, run, whole_file, writable_folder
-from evaluate import find_checkpoints, ideal_observer, infer_rates, load_checkpoint, load_data, r2
+from evaluate import find_checkpoints, ideal_observer, infer_rates, load_checkpoint, load_data, r2, read_published
 from plots import STYLE, Example, plot_curve, plot_examples, plot_method, save
-
-PUBLISHED = Path(__file__).parent / "reference" / "published_r2.csv"
 
 
 @dataclass
@@ -73,12 +71,6 @@ def mean_and_sd(scores: list[Score]) -> list[tuple[Score, float]]:
         sd = float(np.std([score.r2 for score in same], ddof=1)) if len(same) > 1 else np.nan
         levels.append((Score(bandwidth=bandwidth, seed=same[0].seed, checkpoint=same[0].checkpoint, **means), sd))
     return levels
-
-
-def read_published() -> list[dict[str, float]]:
-    """Return the published R² of each level, widest first."""
-    with open(PUBLISHED, newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def markdown_table(levels: list[tuple[Score, float]], published: list[dict[str, float]]) -> str:

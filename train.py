@@ -23,12 +23,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from command_line import InputError, run, whole_file, writable_folder
 from data import SpikeDataModule
+from evaluate import LOGS
 from model import SequentialAutoencoder
 from progress import LevelProgressBar, ReportProgress, print_reports, print_table, silence_lightning
 
 LEVELS = [29, 25, 20, 15, 10, 5, 3, 2]
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
-LOGS = Path("lightning_logs")
 SCORES = ["r2", "r2_observed", "r2_unobserved", "r2_amortised", "nll", "heldout_nll", "heldout_nll_amortised", "bps"]
 
 

@@ -1,0 +1,133 @@
+"""Measure our recipe beside the published one and beside bare GRUs, on this machine, in one run.
+
+python benchmark.py --quick      epoch times at two levels, in two minutes
+python benchmark.py              all eight levels to their ends, in an hour or more; writes docs/benchmark.csv
+"""
+
+import csv
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import joblib
+import jsonargparse
+import numpy as np
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from command_line import run, whole_file, writable_folder
+from data import SpikeDataModule, sample_mask
+from evaluate import LOGS, read_published
+
+CONFIGS = {"published": "configs/published.yaml", "ours": "configs/default.yaml"}
+
+
+def bare_gru_epoch(batch_size: int, hidden_size: int, repeats: int = 3) -> float:
+    """Seconds for forward and backward passes of two bare GRUs over the training trials, one thread; the best of some.
+
+    The shapes are those of the autoencoder, but there is no loss, no readout, no optimiser, no data to fetch.
+    """
+    torch.set_num_threads(1)
+    spikes = torch.from_numpy(SpikeDataModule().trials["train"].spikes)
+    encoder = nn.GRU(spikes.shape[-1], hidden_size, batch_first=True, bidirectional=True)
+    decoder = nn.GRU(1, hidden_size, batch_first=True)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for batch in spikes.split(batch_size):
+            final_states = encoder(batch)[1]
+            decoder(batch.new_zeros(*batch.shape[:2], 1), final_states[:1])[0].sum().backward()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def mask_seconds() -> float:
+    """Seconds to draw the masks of the whole data set at 5 observed neurons, the best of ten."""
+    trials = SpikeDataModule().trials.values()
+    times = []
+    for seed in range(10):
+        start = time.perf_counter()
+        for split in trials:
+            sample_mask(~np.isnan(split.spikes), 5, np.random.default_rng(seed))
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def run_sweep(recipe: str, name: str, flags: list[str]) -> dict[str, float]:
+    """Train by the command that users type; return its wall time, in s, and the memory of its largest process, in MB."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "train.py", "--config", CONFIGS[recipe], "--name", name, *flags], check=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return {"wall_s": time.perf_counter() - start, "peak_mb": peak}
+
+
+def read_level(level_dir: Path, target_r2: float) -> dict[str, float]:
+    """Read from a level's history the seconds of an epoch, and the seconds until R² reached the target (inf: never)."""
+    events = EventAccumulator(str(level_dir)).Reload()
+    epochs, r2 = events.Scalars("train/learning_rate"), events.Scalars("valid/r2")
+    start = events.FirstEventTimestamp()
+    return {
+        "epoch_s": (epochs[-1].wall_time - epochs[0].wall_time) / (len(epochs) - 1),
+        "train_s": epochs[-1].wall_time - start,
+        "to_published_s": min((event.wall_time - start for event in r2 if event.value >= target_r2), default=np.inf),
+        "best_r2": max(event.value for event in r2),
+    }
+
+
+def main() -> None:
+    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="Two levels, a few epochs, nothing written to docs")
+    parser.add_argument("--out", type=str, default="docs", help="Folder for benchmark.csv")
+    options = parser.parse_args()
+    out = writable_folder(options.out, "--out")
+    published_r2 = {int(level["bandwidth"]): level["valid_r2"] for level in read_published()}
+    levels = [29, 5] if options.quick else list(published_r2)
+    flags = ["--bandwidths", *map(str, levels), *(["--trainer.max_epochs", "15"] if options.quick else [])]
+
+    n_jobs, stamp = min(joblib.cpu_count(), len(levels)), time.strftime("%Y%m%d-%H%M%S")
+    rows = []
+    for recipe, config in CONFIGS.items():
+        name = f"benchmark-{stamp}-{recipe}"
+        sweep = run_sweep(recipe, name, flags)
+        settings = yaml.safe_load(Path(config).read_text())
+        shape = settings["data"]["batch_size"], settings["model"]["hidden_size"]
+        # as many at a time as the sweep had, for the same share of the machine
+        bare_s = float(np.mean(joblib.Parallel(n_jobs)(joblib.delayed(bare_gru_epoch)(*shape) for _ in range(n_jobs))))
+        histories = {level: read_level(LOGS / name / f"bandwidth_{level:02}", published_r2[level]) for level in levels}
+        busy = sum(history["train_s"] for history in histories.values()) / (n_jobs * sweep["wall_s"])
+        print(
+            f"\n{recipe}: {sweep['wall_s']:.0f} s for {len(levels)} levels, {n_jobs} at a time ({busy:.0%} of it training),"
+        )
+        print(f"  largest process {sweep['peak_mb']:.0f} MB; bare GRUs take {bare_s:.3f} s an epoch")
+        for level, history in histories.items():
+            row = {
+                "recipe": recipe,
+                "bandwidth": level,
+                "published_r2": published_r2[level],
+                **history,
+                "bare_s": bare_s,
+            }
+            rows.append(row | sweep | {"cores_busy": busy})
+
+    print("\nbandwidth  epoch / bare GRUs:  published   ours  seconds to published R²:  published   ours   ratio")
+    for theirs, ours in zip(rows[: len(levels)], rows[len(levels) :], strict=True):
+        # the published recipe may not reach its own R² on our data: then its whole training is a lower bound
+        theirs_s, bound = min((theirs["to_published_s"], " "), (theirs["train_s"], ">"))
+        print(
+            f"{ours['bandwidth']:9}  {'':18}  {theirs['epoch_s'] / theirs['bare_s']:9.2f}  {ours['epoch_s'] / ours['bare_s']:5.2f}"
+            f"  {'':24}  {bound}{theirs_s:8.0f}  {ours['to_published_s']:5.0f}  {bound}{theirs_s / ours['to_published_s']:5.0f}"
+        )
+    print(f"\nThe masks of the whole data set take {1000 * mask_seconds():.0f} ms")
+    if not options.quick:
+        with whole_file(out / "benchmark.csv") as path, open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    run(main)

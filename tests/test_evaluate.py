@@ -1,0 +1,53 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from data import Trials
+from evaluate import ideal_observer, r2
+from plot_results import Score, markdown_table, mean_and_sd
+
+
+def test_ideal_observer_is_the_posterior_mean_over_conditions():
+    rng = np.random.default_rng(0)
+    condition_rates = rng.uniform(5, 80, (3, 4, 5)).astype(np.float32)
+    condition = np.array([2, 0, 1, 1])
+    counts = torch.from_numpy(rng.poisson(condition_rates[condition] * 0.02).astype(np.float32))
+    counts[torch.from_numpy(rng.random(counts.shape) < 0.6)] = torch.nan
+    inferred = ideal_observer(counts, Trials(counts.numpy(), condition_rates[condition], condition), bin_width=0.02)
+    for trial in range(4):
+        posterior = []
+        for rates in condition_rates * 0.02:
+            likelihood = 1.0
+            for count, rate in zip(counts[trial].flatten().tolist(), rates.flatten().tolist(), strict=True):
+                if not math.isnan(count):
+                    likelihood *= rate**count * math.exp(-rate) / math.factorial(int(count))
+            posterior.append(likelihood)
+        expected = np.einsum("c,ctn->tn", np.array(posterior) / sum(posterior), condition_rates)
+        np.testing.assert_allclose(inferred[trial], expected, rtol=1e-3)
+
+
+def test_ideal_observer_needs_the_truth():
+    counts = torch.zeros(2, 3, 4)
+    assert ideal_observer(counts, Trials(counts.numpy(), None, None), 0.02) is None
+
+
+def test_r2_is_one_for_the_truth_and_zero_for_the_mean():
+    true = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    assert r2(true, true) == pytest.approx(1)
+    assert r2(true.mean((0, 1)).expand_as(true), true) == pytest.approx(0, abs=1e-5)
+
+
+def score(bandwidth: int, value: float, seed: int) -> Score:
+    return Score(bandwidth, 1 - bandwidth / 10, value, value, value, value - 0.1, 0.99, seed, f"run_{seed}/best.ckpt")
+
+
+def test_seeds_of_a_level_are_averaged_and_their_spread_is_told():
+    levels = mean_and_sd([score(2, 0.5, 0), score(10, 0.9, 0), score(2, 0.7, 1)])
+    assert [(level.bandwidth, level.r2) for level, _ in levels] == [(10, 0.9), (2, pytest.approx(0.6))]
+    assert math.isnan(levels[0][1])
+    assert levels[1][1] == pytest.approx(np.std([0.5, 0.7], ddof=1))
+    table = markdown_table(levels, [{"bandwidth": 2.0, "valid_r2": 0.339}])
+    assert "| 2 | 80% | 0.600 ± 0.141 | 0.600 | 0.500 | 0.339 | 0.990 |" in table
+    assert "| 10 | 0% | 0.900 | 0.900 | 0.800 | – | 0.990 |" in table

@@ -1,0 +1,123 @@
+"""What the README says is so: its commands run, its table is what the committed checkpoints give."""
+
+import csv
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    command.strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    for command in line.split("&&")
+]
+# .ci/run makes the environment and calls pytest; tensorboard has a test of its own
+SCRIPTS = [command for command in dict.fromkeys(COMMANDS) if re.match(r"python \w+\.py", command)]
+
+
+@pytest.fixture(scope="module")
+def copy_of_repo(tmp_path_factory) -> Path:
+    """What a user has after cloning."""
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    folder = tmp_path_factory.mktemp("clone")
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_a_command_of_the_readme_runs(copy_of_repo, command):
+    words = [sys.executable, *shlex.split(command)[1:]]
+    if "train.py" in command and not {"--help", "--print_config"} & set(words):
+        words += ["--trainer.max_epochs", "1"]
+    done = subprocess.run(words, cwd=copy_of_repo, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def test_there_is_nothing_else_to_run():
+    others = [command for command in COMMANDS if command not in SCRIPTS]
+    known = (
+        "python3 -m venv .venv",
+        ". .venv/bin/activate",
+        "pip install -r requirements",
+        "tensorboard --logdir",
+        "ruff check .",
+    )
+    assert [command for command in others if not command.startswith((*known, "python -m pytest"))] == []
+
+
+def test_tensorboard_shows_the_pretrained_runs():
+    command = shlex.split(next(command for command in COMMANDS if command.startswith("tensorboard")))
+    program = Path(sys.executable).with_name(command[0])
+    server = subprocess.Popen(
+        [program, *command[1:], "--port", "0", "--host", "127.0.0.1"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for line in server.stderr:
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                break
+        deadline, runs = time.monotonic() + 30, ""
+        while "bandwidth_02" not in runs and time.monotonic() < deadline:
+            runs = urllib.request.urlopen(found[0] + "/data/runs", timeout=10).read().decode()
+            time.sleep(0.2)
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate()
+    for bandwidth in (29, 25, 20, 15, 10, 5, 3, 2):
+        assert f"pretrained/bandwidth_{bandwidth:02}" in runs
+
+
+def test_the_pretrained_models_give_the_committed_numbers(tmp_path):
+    """To the third digit: another processor may round otherwise."""
+    command = [sys.executable, "plot_results.py", "lightning_logs/pretrained", "--out", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+    def read(path: Path) -> dict[str, dict[str, str]]:
+        with open(path, newline="") as file:
+            return {row["checkpoint"]: row for row in csv.DictReader(file)}
+
+    committed, today = read(ROOT / "figures" / "results.csv"), read(tmp_path / "results.csv")
+    assert committed.keys() == today.keys()
+    for checkpoint, row in committed.items():
+        for column in ("r2", "r2_unobserved", "r2_amortised", "r2_ideal"):
+            assert float(row[column]) == pytest.approx(float(today[checkpoint][column]), abs=1e-3, nan_ok=True)
+    assert {path.name for path in tmp_path.iterdir()} <= {path.name for path in (ROOT / "figures").iterdir()}
+
+
+def test_the_readme_shows_the_committed_table():
+    assert (ROOT / "figures" / "results.md").read_text(encoding="utf-8") in README
+
+
+def test_the_pretrained_models_are_at_least_as_good_as_published():
+    with open(ROOT / "reference" / "published_r2.csv", newline="") as file:
+        published = {row["bandwidth"]: float(row["valid_r2"]) for row in csv.DictReader(file)}
+    with open(ROOT / "figures" / "results.csv", newline="") as file:
+        ours = {row["bandwidth"]: float(row["r2"]) for row in csv.DictReader(file)}
+    assert ours.keys() == published.keys()
+    assert all(ours[bandwidth] >= published[bandwidth] for bandwidth in published)
+
+
+def test_the_repository_stays_small():
+    pretrained = [path for path in (ROOT / "lightning_logs" / "pretrained").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in pretrained if path.name != "last.ckpt") < 10e6
+    assert os.path.getsize(ROOT / "lorenz_data.h5") < 3e6
+
+
+def test_linked_files_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
