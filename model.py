@@ -4,6 +4,7 @@ Letters in shapes: B trials in a batch, T time bins, N neurons, H hidden units.
 A missing count is NaN; nothing else marks it.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import pytorch_lightning as pl
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import poisson_nll_loss
 
+from command_line import InputError
 from metrics import R2, BitsPerSpike
 from optimizer import MuonAdamW
 from posterior import leave_one_out_loss, posterior_weights
@@ -89,6 +91,9 @@ class SequentialAutoencoder(pl.LightningModule):
         learning_rate: Learning rate, the peak of it under the one_cycle schedule.
         weight_decay: Weight decay.
         schedule: constant, or one_cycle (Smith & Topin 2019) over all the steps of the training.
+
+    Raises:
+        InputError: a value out of range.
     """
 
     def __init__(
@@ -106,6 +111,14 @@ class SequentialAutoencoder(pl.LightningModule):
         schedule: Literal["constant", "one_cycle"] = "one_cycle",
     ) -> None:
         super().__init__()
+        for name, value in {"dropout": dropout, "coordinated_dropout": coordinated_dropout, "sharing": sharing}.items():
+            if not 0 <= value <= 1:
+                raise InputError(f"--model.{name} {value}: expected a fraction from 0 to 1")
+        for name, value in {"hidden_size": hidden_size, "learning_rate": learning_rate}.items():
+            if not 0 < value < math.inf:
+                raise InputError(f"--model.{name} {value}: expected a number above 0")
+        if not 0 <= weight_decay < math.inf:
+            raise InputError(f"--model.weight_decay {weight_decay}: expected a number of at least 0")
         self.save_hyperparameters()
         self.encoder = nn.GRU(n_neurons, hidden_size, batch_first=True, bidirectional=True)
         self.ic_linear = nn.Linear(2 * hidden_size, hidden_size)

@@ -20,6 +20,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from command_line import InputError, run, whole_file, writable_folder
 from data import SpikeDataModule
@@ -45,7 +46,8 @@ class TrainCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_kwargs={
-                "description": __doc__,
+                "description": "Train the SBTT autoencoder at one or several bandwidths; the options are explained below.",
+                "usage": "train.py [--bandwidths N ...] [--name NAME] [--config FILE] [other options]",
                 "default_config_files": [DEFAULT_CONFIG],
                 "exit_on_error": False,
                 "allow_abbrev": False,
@@ -166,6 +168,14 @@ def choose_levels(config: Namespace) -> list[int]:
     return levels
 
 
+def check_options(config: Namespace, bandwidth: int) -> None:
+    """Make what a level needs and throw it away; raise InputError where an option has a value that cannot be."""
+    try:
+        TrainCLI(config.clone()).instantiate_level(bandwidth, LOGS / "none" / "none", None)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise InputError(f"an option has a wrong value: {error}") from None
+
+
 def make_run_dir(name: str | None) -> Path:
     """Make the folder of a new run; raise InputError where `name` is taken."""
     name = name or time.strftime("%Y%m%d-%H%M%S")
@@ -183,6 +193,7 @@ def main() -> None:
     silence_lightning()
     config = TrainCLI().config
     levels = choose_levels(config)
+    check_options(config, levels[0])
     run_dir = make_run_dir(config.name)
     print(f"Training {len(levels)} level{'s' * (len(levels) > 1)} in {run_dir}", flush=True)
     if len(levels) == 1:

@@ -240,7 +240,7 @@ def test_training_starts_at_the_mean_rates(tmp_path, small_lorenz):
     data.setup()
     data.datasets["train"].trials.spikes[:, :, 2] = torch.nan  # a neuron never seen
     data.setup = lambda stage: None
-    model = SequentialAutoencoder(12, data.bin_width, hidden_size=4, learning_rate=0.0, schedule="constant")
+    model = SequentialAutoencoder(12, data.bin_width, hidden_size=4, learning_rate=1e-9, schedule="constant")
     options = {
         "logger": False,
         "enable_checkpointing": False,

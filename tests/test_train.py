@@ -168,6 +168,11 @@ def parse(monkeypatch, *words: str):
         (["--data.batch_size", "0"], "--data.batch_size 0"),
         (["--data.heldout_fraction", "1.5"], "--data.heldout_fraction 1.5"),
         (["--trainer.max_epochs", "0"], "--trainer.max_epochs 0"),
+        (["--trainer.max_epochs", "-7"], "max_epochs"),
+        (["--trainer.accelerator", "abacus"], "accelerator"),
+        (["--model.dropout", "1.5"], "--model.dropout 1.5"),
+        (["--model.hidden_size", "0"], "--model.hidden_size 0"),
+        (["--model.learning_rate", "-1"], "--model.learning_rate -1"),
         (["--jobs", "0"], "--jobs 0"),
         (["--bandwidths", "2", "--name", "taken"], "--name taken"),
         (["--bandwidths", "2", "--name", "../outside"], "--name ../outside"),
@@ -177,7 +182,12 @@ def test_wrong_options_are_named_before_anything_starts(monkeypatch, tmp_path, d
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lightning_logs" / "taken").mkdir(parents=True)
     with pytest.raises(InputError, match=message):
-        parse(monkeypatch, "--data.path", data_file, *words)
+        parse(
+            monkeypatch,
+            "--data.path",
+            data_file,
+            *(words if "--bandwidths" in words else ["--bandwidths", "2", *words]),
+        )
     assert [path.name for path in (tmp_path / "lightning_logs").rglob("*")] == ["taken"]
 
 
