@@ -106,9 +106,11 @@ def main() -> None:
     evaluated = [evaluate(checkpoint, options.data) for checkpoint in checkpoints]
     out = writable_folder(options.out, "--out")
     levels, published = mean_and_sd([score for score, _ in evaluated]), read_published()
-    dropped, r2s, ideal = (
-        np.array([getattr(score, name) for score, _ in levels]) for name in ("fraction_dropped", "r2", "r2_ideal")
+    dropped, r2s, amortised, ideal = (
+        np.array([getattr(score, name) for score, _ in levels])
+        for name in ("fraction_dropped", "r2", "r2_amortised", "r2_ideal")
     )
+    sds = np.array([sd for _, sd in levels])
     published_curve = (
         100 * np.array([level["fraction_dropped"] for level in published]),
         np.array([level["valid_r2"] for level in published]),
@@ -117,9 +119,7 @@ def main() -> None:
     examples = [by_bandwidth[bandwidth] for bandwidth in sorted(by_bandwidth, reverse=True)]
     few_observed = min(examples, key=lambda example: abs(example.bandwidth - example.spikes.shape[1] / 6))
     with matplotlib.rc_context(STYLE):
-        save(
-            plot_curve(100 * dropped, r2s, np.array([sd for _, sd in levels]), ideal, published_curve), out, "r2_curve"
-        )
+        save(plot_curve(100 * dropped, r2s, sds, amortised, ideal, published_curve), out, "r2_curve")
         save(plot_examples(examples), out, "example_trials")
         save(plot_method(few_observed), out, "method")
     with whole_file(out / "results.csv") as path, open(path, "w", newline="") as file:

@@ -12,7 +12,12 @@ from matplotlib.ticker import MaxNLocator
 
 from command_line import whole_file
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe & Ito (2008), told apart by colour-blind readers
+BLUE, SKY, ORANGE, GREY = (
+    "#0072B2",
+    "#56B4E9",
+    "#D55E00",
+    "#666666",
+)  # Okabe & Ito (2008), told apart by colour-blind readers
 MISSING = "#d9c6e6"  # a violet, where counts are greys and errors blue or orange
 STYLE = {
     "font.size": 9,
@@ -49,7 +54,12 @@ def show_spikes(axes: Axes, spikes: np.ndarray, bin_width: float) -> AxesImage:
 
 
 def plot_curve(
-    dropped: np.ndarray, r2: np.ndarray, sd: np.ndarray, ideal: np.ndarray, published: tuple[np.ndarray, np.ndarray]
+    dropped: np.ndarray,
+    r2: np.ndarray,
+    sd: np.ndarray,
+    amortised: np.ndarray,
+    ideal: np.ndarray,
+    published: tuple[np.ndarray, np.ndarray],
 ) -> Figure:
     """Plot R² against the percentage of dropped neurons.
 
@@ -57,6 +67,7 @@ def plot_curve(
         dropped: (levels,) percentage of the neurons dropped at each time step.
         r2: (levels,) mean R² of the inferred rates.
         sd: (levels,) its standard deviation over seeds, NaN for a single one.
+        amortised: (levels,) mean R² of the rates that the encoder alone infers.
         ideal: (levels,) R² of the ideal observer, NaN where it is not known.
         published: The same percentages and the R² of the public demo.
     """
@@ -64,7 +75,9 @@ def plot_curve(
     axes = figure.subplots()
     if np.isfinite(ideal).any():
         axes.plot(dropped, ideal, "--", color=GREY, label="ideal observer")
-    axes.errorbar(dropped, r2, np.nan_to_num(sd), fmt="o-", color=BLUE, label="this repo", capsize=2, ms=5)
+    axes.plot(dropped, r2, "o-", color=BLUE, label="this repo", ms=5)
+    axes.errorbar(dropped, r2, sd, fmt="none", color=BLUE, capsize=2)
+    axes.plot(dropped, amortised, "^-", color=SKY, label="this repo, encoder alone", ms=4, lw=1)
     axes.plot(*published, "s:", color=ORANGE, label="public demo", ms=5)
     axes.set(xlabel="neurons dropped at each time step (%)", ylabel="R² of inferred to true rates")
     axes.set_ylim(min(0, *r2) - 0.02, 1.03)
@@ -89,7 +102,7 @@ def plot_examples(examples: list[Example]) -> Figure:
         axes.set_xlabel("time (s)")
     bar = figure.colorbar(counts, ax=grid[:, 0], location="bottom", ticks=[0, 1, 2, 3], aspect=20)
     bar.set_ticklabels(["0", "1", "2", "3+"])
-    bar.set_label("spikes per bin (coloured: missing)")
+    bar.set_label("spikes per bin (violet: missing)")
     figure.colorbar(rates, ax=grid[:, 1:], location="bottom", aspect=40, label="firing rate (spikes/s)")
     return figure
 
@@ -111,7 +124,7 @@ def plot_method(example: Example) -> Figure:
     errors = show_entries(learned, error, example.bin_width, vmin=-1.5, vmax=1.5, cmap=diverging())
     figure.colorbar(errors, ax=learned, location="bottom", label="expected − counted spikes", extend="both")
     titles = (
-        "1. few neurons are seen,\nothers are missing",
+        "1. few neurons are seen,\nthe rest is missing (violet)",
         "3. rates of all neurons,\nat all times",
         "4. errors at observed\nentries alone",
     )

@@ -12,6 +12,7 @@ import time
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Queue
+from typing import Literal
 
 import joblib
 import pytorch_lightning as pl
@@ -62,9 +63,8 @@ class TrainCLI(LightningCLI):
             help="Numbers of observed neurons to train at, one run each "
             f"(default: --data.bandwidth where given, else {' '.join(map(str, LEVELS))})",
         )
-        parser.add_argument(
-            "--monitor", type=str, default="valid/heldout_nll", help="Score that chooses the best checkpoint"
-        )
+        scores = Literal["valid/heldout_nll", "valid/heldout_nll_amortised", "valid/nll"]
+        parser.add_argument("--monitor", type=scores, default="valid/heldout_nll", help="Score that chooses best.ckpt")
         parser.add_argument("--name", type=str | None, help="Folder under lightning_logs (default: a time stamp)")
         parser.add_argument("--jobs", type=int, default=joblib.cpu_count(), help="Levels to train at a time")
         parser.link_arguments("data.n_neurons", "model.n_neurons", apply_on="instantiate")
