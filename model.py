@@ -209,7 +209,8 @@ class SequentialAutoencoder(pl.LightningModule):
             self.r2["r2_amortised"].update(self.rates(amortised), batch.rates)
 
         shown, heldout = keep(spikes, ~batch.heldout), keep(spikes, batch.heldout)
-        amortised, inferred = self(rescale(shown, spikes)).log_rates, self.infer(shown).log_rates
+        amortised = self(rescale(shown, spikes)).log_rates
+        inferred = self.infer(shown).log_rates if len(self.library) else amortised
         for name, log_rates in (("heldout_nll", inferred), ("heldout_nll_amortised", amortised)):
             self.log(f"valid/{name}", sbtt_loss(log_rates, heldout), batch_size=int(batch.heldout.sum()))
         self.bps.update(inferred, heldout)
