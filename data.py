@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from command_line import InputError
 
 SPLITS = ("train", "valid")
+VALID_BATCH_SIZE = 512  # trials; has no influence on the scores
 
 
 class Trials(NamedTuple):
@@ -133,12 +134,10 @@ class TrialDataset(Dataset):
     def __len__(self) -> int:
         return len(self.trials.spikes)
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__(index)
+    def __getitem__(self, index: int | list[int] | Tensor) -> Batch:
+        return Batch(*(None if field is None else field[index] for field in self.trials))
 
-    def __getitems__(self, indices: list[int] | int) -> Batch:
-        """Called by DataLoader with the indices of a whole batch."""
-        return Batch(*(None if field is None else field[indices] for field in self.trials))
+    __getitems__ = __getitem__  # what DataLoader calls with the indices of a whole batch
 
 
 def as_it_is(batch: Batch) -> Batch:
@@ -152,7 +151,7 @@ class SpikeDataModule(pl.LightningDataModule):
     Args:
         path: HDF5 file with spike counts; README.md lists its keys.
         bandwidth: Neurons observed at each time step; None observes all that the file has.
-        batch_size: Trials in a batch.
+        batch_size: Trials in a training batch.
         heldout_fraction: Fraction of the observed validation entries hidden from the encoder to select models on.
         bin_width: Width of a time bin (s), for a file that does not say; 20 for rates per ms in bins of 20 ms.
         seed: Seed of the masks.
@@ -202,7 +201,7 @@ class SpikeDataModule(pl.LightningDataModule):
     def _loader(self, split: str) -> DataLoader:
         return DataLoader(
             self.datasets[split],
-            batch_size=self.hparams.batch_size,
+            batch_size=self.hparams.batch_size if split == "train" else VALID_BATCH_SIZE,
             shuffle=split == "train",
             collate_fn=as_it_is,
             num_workers=self.hparams.num_workers,

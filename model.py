@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import poisson_nll_loss
 
 from command_line import InputError
 from metrics import R2, BitsPerSpike
@@ -18,14 +17,15 @@ from optimizer import MuonAdamW
 from posterior import leave_one_out_loss, posterior_weights
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": MuonAdamW}
-LIBRARY_SIZE = 2000  # training trials at most, of whatever number there are
+LIBRARY_SIZE = 2000  # training trials in the library at most
 
 
 def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
     """Poisson negative log-likelihood per observed entry: the selective loss of SBTT.
 
-    The loss is the mean of `exp(log_rates) - spikes * log_rates` over the entries where `spikes` is not NaN. The others
-    are left out before anything is computed, so their gradient is exactly zero (Zhu, Sedler et al. 2021).
+    The loss is the mean of `exp(log_rates) - spikes * log_rates` over the entries where `spikes` is not NaN. What the
+    model says of the other entries is cut off before anything is computed, so that their gradient is exactly zero (Zhu,
+    Sedler et al. 2021).
 
     Args:
         log_rates: (B, T, N) log expected counts per bin.
@@ -35,8 +35,8 @@ def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
         A scalar (nats per entry, without the constant log k!); zero, with zero gradient, where nothing is observed.
     """
     observed = ~spikes.isnan()
-    total = poisson_nll_loss(log_rates[observed], spikes[observed], log_input=True, reduction="sum")
-    return total / observed.sum().clamp(min=1)
+    log_rates, spikes = log_rates.where(observed, 0.0), spikes.nan_to_num(nan=0.0)
+    return ((log_rates.exp() - spikes * log_rates) * observed).sum() / observed.sum().clamp(min=1)
 
 
 def keep(spikes: Tensor, entries: Tensor) -> Tensor:
@@ -191,29 +191,29 @@ class SequentialAutoencoder(pl.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Fill the library with the training trials, as the present weights encode them."""
+        """Fill the library with training trials, evenly chosen, as the present weights encode them."""
         if self.hparams.sharing > 0 and self.trainer.state.fn == "fit":
-            encoded, trials = [], iter(self.trainer.train_dataloader)
-            while sum(map(len, encoded)) < LIBRARY_SIZE and (batch := next(trials, None)) is not None:
-                encoded.append(self.encode(batch.spikes.to(self.device)))
-            self.library = torch.cat(encoded)[:LIBRARY_SIZE]
+            trials = self.trainer.train_dataloader.dataset
+            chosen = torch.linspace(0, len(trials) - 1, min(len(trials), LIBRARY_SIZE)).long()
+            self.library = self.encode(trials[chosen].spikes.to(self.device))
 
     def validation_step(self, batch: NamedTuple, batch_index: int) -> None:
         """Score what is inferred from all observed entries, and what is inferred without the held-out ones."""
         spikes, observed = batch.spikes, ~batch.spikes.isnan()
-        amortised, inferred = self(spikes).log_rates, self.infer(spikes).log_rates
+        shown, heldout = keep(spikes, ~batch.heldout), keep(spikes, batch.heldout)
+        amortised, amortised_heldout = self(torch.cat((spikes, rescale(shown, spikes)))).log_rates.chunk(2)
+        inferred, inferred_heldout = amortised, amortised_heldout
+        if len(self.library):
+            inferred, inferred_heldout = self.infer(torch.cat((spikes, shown))).log_rates.chunk(2)
+
         self.log("valid/nll", sbtt_loss(inferred, spikes), batch_size=int(observed.sum()))
+        for name, log_rates in (("heldout_nll", inferred_heldout), ("heldout_nll_amortised", amortised_heldout)):
+            self.log(f"valid/{name}", sbtt_loss(log_rates, heldout), batch_size=int(batch.heldout.sum()))
+        self.bps.update(inferred_heldout, heldout)
         if batch.rates is not None:
             for name, entries in (("r2", None), ("r2_observed", observed), ("r2_unobserved", ~observed)):
                 self.r2[name].update(self.rates(inferred), batch.rates, entries)
             self.r2["r2_amortised"].update(self.rates(amortised), batch.rates)
-
-        shown, heldout = keep(spikes, ~batch.heldout), keep(spikes, batch.heldout)
-        amortised = self(rescale(shown, spikes)).log_rates
-        inferred = self.infer(shown).log_rates if len(self.library) else amortised
-        for name, log_rates in (("heldout_nll", inferred), ("heldout_nll_amortised", amortised)):
-            self.log(f"valid/{name}", sbtt_loss(log_rates, heldout), batch_size=int(batch.heldout.sum()))
-        self.bps.update(inferred, heldout)
 
     def on_validation_epoch_end(self) -> None:
         for name, metric in (*self.r2.items(), ("bps", self.bps)):

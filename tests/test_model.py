@@ -254,14 +254,13 @@ def test_training_starts_at_the_mean_rates(tmp_path, small_lorenz):
     torch.testing.assert_close(model.readout.bias.exp(), expected)
 
 
-def test_metrics_are_over_the_whole_set_and_left_out_where_undefined(data_file, data_arrays, write_file):
+def test_metrics_are_over_the_whole_set_and_left_out_where_undefined(monkeypatch, data_file, data_arrays, write_file):
     trainer = pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
     pl.seed_everything(0)
-    model = SequentialAutoencoder(6, 0.02, hidden_size=8)
-    scores = [
-        trainer.validate(model, SpikeDataModule(data_file, bandwidth=3, batch_size=size), verbose=False)[0]
-        for size in (5, 12)
-    ]
+    model, scores = SequentialAutoencoder(6, 0.02, hidden_size=8), []
+    for batch_size in (5, 12):
+        monkeypatch.setattr("data.VALID_BATCH_SIZE", batch_size)
+        scores += trainer.validate(model, SpikeDataModule(data_file, bandwidth=3), verbose=False)
     for name, value in scores[0].items():
         assert value == pytest.approx(scores[1][name], rel=1e-4), name
     everything = trainer.validate(model, SpikeDataModule(data_file), verbose=False)[0]
