@@ -84,7 +84,7 @@ def infer_rates(model: SequentialAutoencoder, spikes: Tensor, amortised: bool = 
     `amortised` takes the encoder's word alone, without comparing a trial with the training trials.
     """
     infer = model if amortised else model.infer
-    return torch.cat([model.rates(infer(batch).log_rates) for batch in spikes.split(256)])
+    return torch.cat([model.rates(infer(batch).log_rates) for batch in spikes.split(512)])
 
 
 def r2(inferred: Tensor, true: Tensor, entries: Tensor | None = None) -> float:

@@ -167,8 +167,8 @@ class SequentialAutoencoder(pl.LightningModule):
 
     def is_sharing(self) -> bool:
         """Tell whether the training has come to its last part, where trials share their trajectories."""
-        n_epochs = self.trainer.max_epochs or -1
-        return self.hparams.sharing > 0 and self.current_epoch >= (1 - self.hparams.sharing) * n_epochs > 0
+        n_epochs = self.trainer.max_epochs or -1  # -1: without end, so there is no last part
+        return n_epochs > 0 and self.current_epoch >= (1 - self.hparams.sharing) * n_epochs
 
     def on_train_batch_start(self, batch: NamedTuple, batch_index: int) -> None:
         if self.global_step == 0 and self.hparams.start_at_mean_rates:
@@ -241,4 +241,4 @@ class SequentialAutoencoder(pl.LightningModule):
         checkpoint["library"] = self.library
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.library = checkpoint["library"].to(self.device)
+        self.library = checkpoint.get("library", self.library).to(self.device)

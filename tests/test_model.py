@@ -170,12 +170,13 @@ def test_without_coordinated_dropout_the_encoder_sees_all_that_is_observed():
     torch.testing.assert_close(shown, spikes.nan_to_num(nan=0.0))
 
 
-def test_trials_are_shared_in_the_last_part_of_the_training():
+@pytest.mark.parametrize(("sharing", "shared"), [(0.0, 0), (0.3, 3), (1.0, 10)])
+def test_trials_are_shared_in_the_last_part_of_the_training(sharing, shared):
     """There the encoder sees everything, since no trial is learned from its own encoding."""
     spikes = some_spikes(0.9)
-    steps = train_once(make_model(coordinated_dropout=0.5, sharing=0.3), spikes, epochs=10)
+    steps = train_once(make_model(coordinated_dropout=0.5, sharing=sharing), spikes, epochs=10)
     whole = [torch.equal(shown, spikes.nan_to_num(nan=0.0)) for shown in steps]
-    assert whole == [False] * 7 + [True] * 3
+    assert whole == [False] * (10 - shared) + [True] * shared
 
 
 def test_the_library_decides_what_is_inferred():
