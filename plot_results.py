@@ -103,8 +103,8 @@ def main() -> None:
     options = parser.parse_args()
 
     checkpoints = find_checkpoints(options.runs)
-    evaluated = [evaluate(checkpoint, options.data) for checkpoint in checkpoints]
     out = writable_folder(options.out, "--out")
+    evaluated = [evaluate(checkpoint, options.data) for checkpoint in checkpoints]
     levels, published = mean_and_sd([score for score, _ in evaluated]), read_published()
     dropped, r2s, amortised, ideal = (
         np.array([getattr(score, name) for score, _ in levels])

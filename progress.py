@@ -1,6 +1,7 @@
 """What the terminal shows of a training: a bar for one level, plain lines for several, and the table at the end."""
 
 import logging
+import math
 import time
 import warnings
 from queue import Queue
@@ -56,11 +57,15 @@ def clock(seconds: float) -> str:
 
 
 def print_table(results: list[dict[str, float]]) -> None:
-    """Print one line for each level."""
+    """Print one line for each level; a score that there is none of, like R² at unobserved entries of none, is a dash."""
+
+    def score(value: float, width: int, digits: int = 3) -> str:
+        return f"{'-' if math.isnan(value) else f'{value:.{digits}f}':>{width}}"
+
     print("\nbandwidth  dropped      R²  R² unobserved  R² encoder alone     NLL  bits/spike  epochs       time")
     for level in results:
         print(
-            f"{level['bandwidth']:9}  {level['fraction_dropped']:6.0%}  {level['r2']:6.3f}"
-            f"  {level['r2_unobserved']:13.3f}  {level['r2_amortised']:16.3f}  {level['nll']:6.4f}"
-            f"  {level['bps']:10.4f}  {level['epochs']:6}  {clock(level['seconds']):>9}"
+            f"{level['bandwidth']:9}  {level['fraction_dropped']:6.0%}  {score(level['r2'], 6)}"
+            f"  {score(level['r2_unobserved'], 13)}  {score(level['r2_amortised'], 16)}  {score(level['nll'], 6, 4)}"
+            f"  {score(level['bps'], 10, 4)}  {level['epochs']:6}  {clock(level['seconds']):>9}"
         )

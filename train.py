@@ -27,7 +27,7 @@ from command_line import InputError, run, whole_file, writable_folder
 from data import SpikeDataModule
 from evaluate import LOGS
 from model import SequentialAutoencoder
-from progress import LevelProgressBar, ReportProgress, print_reports, print_table, silence_lightning
+from progress import LevelProgressBar, ReportProgress, clock, print_reports, print_table, silence_lightning
 
 LEVELS = [29, 25, 20, 15, 10, 5, 3, 2]
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
@@ -195,6 +195,7 @@ def main() -> None:
     levels = choose_levels(config)
     check_options(config, levels[0])
     run_dir = make_run_dir(config.name)
+    start = time.perf_counter()
     print(f"Training {len(levels)} level{'s' * (len(levels) > 1)} in {run_dir}", flush=True)
     if len(levels) == 1:
         results = [train_level(config, levels[0], run_dir)]
@@ -205,7 +206,8 @@ def main() -> None:
         writer.writeheader()
         writer.writerows(results)
     print_table(results)
-    print(f"\nLook at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}")
+    print(f"\nIt took {clock(time.perf_counter() - start)}. The runs are in {run_dir}.")
+    print(f"Look at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import yaml
 from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import plot_results
 import train
 from command_line import InputError
 from evaluate import find_checkpoints, infer_rates, load_checkpoint, load_data, r2
@@ -189,6 +190,17 @@ def test_wrong_options_are_named_before_anything_starts(monkeypatch, tmp_path, d
             *(words if "--bandwidths" in words else ["--bandwidths", "2", *words]),
         )
     assert [path.name for path in (tmp_path / "lightning_logs").rglob("*")] == ["taken"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path, data_file, sweep):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lightning_logs").write_text("a file in the way")
+    with pytest.raises(InputError, match="lightning_logs: cannot write there"):
+        parse(monkeypatch, "--data.path", data_file, "--bandwidths", "2")
+    monkeypatch.setattr(sys, "argv", ["plot_results.py", str(sweep[0]), "--out", "lightning_logs"])
+    with pytest.raises(InputError, match="--out lightning_logs: cannot write there"):
+        plot_results.main()
+    assert (tmp_path / "lightning_logs").read_text() == "a file in the way"
 
 
 @pytest.mark.parametrize(
