@@ -25,8 +25,8 @@ def run(main: Callable[[], int | None]) -> None:
         status, message = 2, str(error)
     except OSError as error:
         status, message = 1, str(error)
-    except KeyboardInterrupt:
-        status, message = 130, "interrupted"
+    except KeyboardInterrupt as error:
+        status, message = 130, str(error) or "interrupted"
     else:
         sys.exit(status)
     print(f"{name}: {' '.join(message.split())}", file=sys.stderr)

@@ -197,10 +197,11 @@ def main() -> None:
     run_dir = make_run_dir(config.name)
     start = time.perf_counter()
     print(f"Training {len(levels)} level{'s' * (len(levels) > 1)} in {run_dir}", flush=True)
-    if len(levels) == 1:
-        results = [train_level(config, levels[0], run_dir)]
-    else:
-        results = train_sweep(config, levels, run_dir)
+    try:
+        alone = len(levels) == 1
+        results = [train_level(config, levels[0], run_dir)] if alone else train_sweep(config, levels, run_dir)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; the checkpoints so far are in {run_dir}") from None
     with whole_file(run_dir / "results.csv") as path, open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, results[0])
         writer.writeheader()
