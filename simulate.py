@@ -60,8 +60,9 @@ def condition_rates(latents: np.ndarray, loadings: np.ndarray, log_rate_sd: floa
     the last bits of a machine's `exp`.
     """
     log_rates = sum(latents[..., i, None] * loadings[i] for i in range(3))
-    rates = np.exp(log_rates * (log_rate_sd / log_rates.std()))
-    return (rates * (mean_rate / rates.mean())).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # `simulate` refuses what comes of it
+        rates = np.exp(log_rates * (log_rate_sd / log_rates.std()))
+        return (rates * (mean_rate / rates.mean())).astype(np.float32)
 
 
 def split_trials(rng: np.random.Generator, conditions: int, trials: int, valid_fraction: float) -> np.ndarray:
@@ -112,12 +113,20 @@ def simulate(
         raise InputError(
             f"--valid_fraction {valid_fraction}: expected to leave trials in both splits of {conditions * trials} trials"
         )
+    if conditions * bins < 2:
+        raise InputError(
+            f"--conditions {conditions} --bins {bins}: expected more than one bin in all, to have a variance"
+        )
     if seed < 0:
         raise InputError(f"--seed {seed}: expected a whole number of at least 0")
 
     rng = np.random.default_rng(seed)
     latents = lorenz_latents(rng, conditions, bins)
     rates = condition_rates(latents, random_loadings(rng, neurons), log_rate_sd, mean_rate)
+    if not rates.max() * bin_width < 1e6:
+        raise InputError(
+            f"--mean_rate {mean_rate} --log_rate_sd {log_rate_sd}: expected under a million spikes in a bin"
+        )
     spikes = rng.poisson(rates[:, None] * np.float64(bin_width), (conditions, trials, bins, neurons))
     is_valid = split_trials(rng, conditions, trials, valid_fraction)
 

@@ -80,7 +80,18 @@ def test_split_is_as_equal_as_arithmetic_allows():
     assert set(valid.sum(1)) == {2, 3}
 
 
-@pytest.mark.parametrize("wrong", [{"neurons": 0}, {"bin_width": -1.0}, {"valid_fraction": 1.0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"neurons": 0},
+        {"bin_width": -1.0},
+        {"valid_fraction": 1.0},
+        {"seed": -1},
+        {"mean_rate": 1e12},
+        {"mean_rate": 15.0, "log_rate_sd": 1e6},
+        {"conditions": 1, "bins": 1},
+    ],
+)
 def test_wrong_parameters_are_named(tmp_path, wrong):
     with pytest.raises(InputError, match=f"--{next(iter(wrong))}"):
         simulate(path=str(tmp_path / "none.h5"), **wrong)
