@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+import benchmark
+
+
+def test_times_are_read_from_a_history(tmp_path):
+    with SummaryWriter(tmp_path) as writer:
+        for epoch in range(1, 11):
+            writer.add_scalar("train/learning_rate", 0.1, epoch, walltime=1e9 + 2 * epoch)
+            if epoch % 2 == 0:
+                writer.add_scalar("valid/r2", epoch / 10, epoch, walltime=1e9 + 2 * epoch + 1)
+    history = benchmark.read_level(tmp_path, target_r2=0.55)
+    assert history["epoch_s"] == pytest.approx(2)
+    assert history["best_r2"] == pytest.approx(1)
+    assert np.isinf(benchmark.read_level(tmp_path, target_r2=1.5)["to_published_s"])
+    later = benchmark.read_level(tmp_path, target_r2=0.75)["to_published_s"]
+    assert later - history["to_published_s"] == pytest.approx(4)  # epoch 8, not 6
+
+
+def test_ratios_say_what_was_never_reached(capsys):
+    reached = {"bandwidth": 5, "epoch_s": 1.2, "bare_s": 1.0, "train_s": 100.0, "to_published_s": 20.0}
+    never = reached | {"to_published_s": np.inf}
+    benchmark.print_ratios([reached, never, reached], [reached | {"to_published_s": 2.0}, reached, never])
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    assert lines[0].split() == ["5", "1.20", "1.20", "20", "2", "10"]
+    assert lines[1].split() == ["5", "1.20", "1.20", ">100", "20", "5"]
+    assert lines[2].split() == ["5", "1.20", "1.20", "20", "never", "-"]
