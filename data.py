@@ -62,7 +62,7 @@ def read_file(path: str | Path, bin_width: float | None = None) -> tuple[dict[st
         raise InputError(f"{path}: train_data has (time, neurons) {train}, valid_data {valid}; expected the same")
     if bin_width is None:
         raise InputError(f"{path}: has no attribute bin_width; expected one, or the flag --data.bin_width")
-    if not (np.isscalar(bin_width) and np.isreal(bin_width) and 0 < bin_width < np.inf):
+    if not (isinstance(bin_width, (int, float, np.number)) and 0 < bin_width < np.inf):
         raise InputError(f"{path}: bin_width is {bin_width!r}; expected a number above 0")
     return trials, float(bin_width)
 

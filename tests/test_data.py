@@ -154,9 +154,10 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, data_file):
         read_file(tmp_path / "half.h5")
 
 
-def test_a_bin_width_that_is_none_is_refused(data_arrays, write_file):
-    with pytest.raises(InputError, match="bin_width"):
-        read_file(write_file(data_arrays, bin_width=-0.02))
+@pytest.mark.parametrize("bin_width", [-0.02, 0.0, np.inf, np.nan, "wide", [0.02, 0.02]])
+def test_a_bin_width_that_is_none_is_refused(data_arrays, write_file, bin_width):
+    with pytest.raises(InputError, match="bin_width is"):
+        read_file(write_file(data_arrays, bin_width=bin_width))
 
 
 @pytest.mark.parametrize("bandwidth", [0, -3, 7])
