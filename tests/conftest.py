@@ -1,5 +1,6 @@
 """Data files for the tests: small, and made in a temporary folder."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,3 +56,46 @@ def write_file(tmp_path):
 @pytest.fixture
 def data_file(data_arrays, write_file) -> str:
     return write_file(data_arrays)
+
+
+SMALL = [
+    "--model.hidden_size=8",
+    "--data.batch_size=32",
+    "--trainer.max_epochs=4",
+    "--trainer.check_val_every_n_epoch=2",
+]
+
+
+def command(folder: Path, *words: str) -> subprocess.Popen:
+    """Start `python words` in `folder`."""
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory, small_lorenz) -> tuple[Path, str]:
+    """A sweep over two levels by two processes: its run folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("sweep")
+    words = [
+        str(ROOT / "train.py"),
+        "--data.path",
+        small_lorenz,
+        "--bandwidths",
+        "4",
+        "2",
+        "--jobs",
+        "2",
+        "--name",
+        "two",
+    ]
+    process = command(folder, *words, "--seed_everything", "7", *SMALL)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert errors == ""
+    return folder / "lightning_logs" / "two", output

@@ -1,11 +1,13 @@
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from command_line import InputError
 from data import Trials
-from evaluate import ideal_observer, r2
+from evaluate import find_checkpoints, ideal_observer, load_checkpoint, load_data, r2
 from plot_results import Score, markdown_table, mean_and_sd
 
 
@@ -51,3 +53,46 @@ def test_seeds_of_a_level_are_averaged_and_their_spread_is_told():
     table = markdown_table(levels, [{"bandwidth": 2.0, "valid_r2": 0.339}])
     assert "| 2 | 80% | 0.600 ± 0.141 | 0.600 | 0.500 | 0.339 | 0.990 |" in table
     assert "| 10 | 0% | 0.900 | 0.900 | 0.800 | – | 0.990 |" in table
+
+
+BAD_CHECKPOINTS = {
+    "text": b"not a checkpoint",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("name", BAD_CHECKPOINTS)
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, name):
+    (tmp_path / "bad.ckpt").write_bytes(BAD_CHECKPOINTS[name])
+    with pytest.raises(InputError, match="bad.ckpt: is no checkpoint"):
+        load_checkpoint(tmp_path / "bad.ckpt")
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path, sweep, data_file):
+    good = sweep[0] / "bandwidth_02" / "best.ckpt"
+    whole = good.read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="half.ckpt"):
+        load_checkpoint(tmp_path / "half.ckpt")
+    checkpoint = torch.load(good, weights_only=True)
+    checkpoint["state_dict"]["readout.bias"] = torch.zeros(3)
+    torch.save(checkpoint, tmp_path / "other_shape.ckpt")
+    with pytest.raises(InputError, match=r"other_shape.ckpt: size mismatch for readout.bias"):
+        load_checkpoint(tmp_path / "other_shape.ckpt")
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.ckpt")
+    with pytest.raises(InputError, match="foreign.ckpt: lacks"):
+        load_checkpoint(tmp_path / "foreign.ckpt")
+    model, options = load_checkpoint(good)
+    with pytest.raises(InputError, match="is for 12 neurons, .* has 6"):
+        load_data(good, model, options | {"path": data_file})
+
+
+def test_the_newest_complete_run_is_found_else_pretrained(monkeypatch, tmp_path, sweep):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(sweep[0], tmp_path / "lightning_logs" / "pretrained")
+    assert {path.parent.parent.name for path in find_checkpoints([])} == {"pretrained"}
+    shutil.copytree(sweep[0], tmp_path / "lightning_logs" / "mine")
+    shutil.copytree(sweep[0], tmp_path / "lightning_logs" / "unfinished", ignore=lambda *_: ["results.csv"])
+    assert {path.parent.parent.name for path in find_checkpoints([])} == {"mine"}
+    with pytest.raises(InputError, match="holds no best.ckpt"):
+        find_checkpoints([str(tmp_path)])

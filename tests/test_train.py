@@ -1,9 +1,7 @@
 """The commands, run as a user runs them, on data small enough to be quick."""
 
 import csv
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,55 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import ROOT, SMALL, command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import plot_results
 import train
 from command_line import InputError
 from evaluate import find_checkpoints, infer_rates, load_checkpoint, load_data, r2
-
-SMALL = [
-    "--model.hidden_size=8",
-    "--data.batch_size=32",
-    "--trainer.max_epochs=4",
-    "--trainer.check_val_every_n_epoch=2",
-]
-
-
-def command(folder: Path, *words: str) -> subprocess.Popen:
-    """Start `python words` in `folder`."""
-    return subprocess.Popen(
-        [sys.executable, *words],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory, small_lorenz) -> tuple[Path, str]:
-    """A sweep over two levels by two processes: its run folder, and what it printed."""
-    folder = tmp_path_factory.mktemp("sweep")
-    words = [
-        str(ROOT / "train.py"),
-        "--data.path",
-        small_lorenz,
-        "--bandwidths",
-        "4",
-        "2",
-        "--jobs",
-        "2",
-        "--name",
-        "two",
-    ]
-    process = command(folder, *words, "--seed_everything", "7", *SMALL)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert errors == ""
-    return folder / "lightning_logs" / "two", output
 
 
 def test_a_sweep_leaves_all_that_describes_it(sweep):
@@ -249,46 +205,3 @@ def test_published_config_is_the_published_recipe(monkeypatch):
     assert (model.schedule, model.coordinated_dropout, model.hidden_size) == ("constant", 0.0, 50)
     assert (trainer.max_epochs, trainer.gradient_clip_val, config.data.batch_size) == (1000, None, 64)
     assert config.monitor == "valid/nll"
-
-
-BAD_CHECKPOINTS = {
-    "text": b"not a checkpoint",
-    "empty": b"",
-}
-
-
-@pytest.mark.parametrize("name", BAD_CHECKPOINTS)
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, name):
-    (tmp_path / "bad.ckpt").write_bytes(BAD_CHECKPOINTS[name])
-    with pytest.raises(InputError, match="bad.ckpt: is no checkpoint"):
-        load_checkpoint(tmp_path / "bad.ckpt")
-
-
-def test_damaged_and_foreign_checkpoints_are_refused(tmp_path, sweep, data_file):
-    good = sweep[0] / "bandwidth_02" / "best.ckpt"
-    whole = good.read_bytes()
-    (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="half.ckpt"):
-        load_checkpoint(tmp_path / "half.ckpt")
-    checkpoint = torch.load(good, weights_only=True)
-    checkpoint["state_dict"]["readout.bias"] = torch.zeros(3)
-    torch.save(checkpoint, tmp_path / "other_shape.ckpt")
-    with pytest.raises(InputError, match=r"other_shape.ckpt: size mismatch for readout.bias"):
-        load_checkpoint(tmp_path / "other_shape.ckpt")
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.ckpt")
-    with pytest.raises(InputError, match="foreign.ckpt: lacks"):
-        load_checkpoint(tmp_path / "foreign.ckpt")
-    model, options = load_checkpoint(good)
-    with pytest.raises(InputError, match="is for 12 neurons, .* has 6"):
-        load_data(good, model, options | {"path": data_file})
-
-
-def test_the_newest_complete_run_is_found_else_pretrained(monkeypatch, tmp_path, sweep):
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(sweep[0], tmp_path / "lightning_logs" / "pretrained")
-    assert {path.parent.parent.name for path in find_checkpoints([])} == {"pretrained"}
-    shutil.copytree(sweep[0], tmp_path / "lightning_logs" / "mine")
-    shutil.copytree(sweep[0], tmp_path / "lightning_logs" / "unfinished", ignore=lambda *_: ["results.csv"])
-    assert {path.parent.parent.name for path in find_checkpoints([])} == {"mine"}
-    with pytest.raises(InputError, match="holds no best.ckpt"):
-        find_checkpoints([str(tmp_path)])
