@@ -179,6 +179,8 @@ class SpikeDataModule(pl.LightningDataModule):
             raise InputError(f"bandwidth {bandwidth}: expected 1 to {self.n_neurons}, the number of neurons in {path}")
         if batch_size < 1:
             raise InputError(f"--data.batch_size {batch_size}: expected at least 1")
+        if num_workers < 0:
+            raise InputError(f"--data.num_workers {num_workers}: expected at least 0")
         if not 0 < heldout_fraction < 1:
             raise InputError(f"--data.heldout_fraction {heldout_fraction}: expected a fraction between 0 and 1")
         self.save_hyperparameters()

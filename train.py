@@ -73,6 +73,10 @@ class TrainCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Namespace | None) -> None:
         self.config = parser.parse_args() if args is None else parser.parse_object(args)
+        if not 0 <= self.config.seed_everything < 2**32:
+            raise InputError(
+                f"--seed_everything {self.config.seed_everything}: expected a whole number from 0 to 2^32 - 1"
+            )
 
     def instantiate_classes(self) -> None:
         """Do nothing yet: `instantiate_level` does it for each level."""

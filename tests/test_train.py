@@ -132,6 +132,8 @@ def parse(monkeypatch, *words: str):
         (["--model.hidden_size", "0"], "--model.hidden_size 0"),
         (["--model.learning_rate", "-1"], "--model.learning_rate -1"),
         (["--jobs", "0"], "--jobs 0"),
+        (["--seed_everything", "-1"], "--seed_everything -1"),
+        (["--data.num_workers", "-1"], "--data.num_workers -1"),
         (["--bandwidths", "2", "--name", "taken"], "--name taken"),
         (["--bandwidths", "2", "--name", "../outside"], "--name ../outside"),
     ],
