@@ -13,6 +13,10 @@ class InputError(Exception):
     """A mistake in what the user gave: the message names the file, key or flag, what was found, what was expected."""
 
 
+class FailedWork(Exception):
+    """Work that could not be done, though the input was no mistake: the message says what became of it."""
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run `main` and exit: 0 for success, 2 for a mistake in the input, 1 for work that failed, 130 for Ctrl-C.
 
@@ -23,7 +27,7 @@ def run(main: Callable[[], int | None]) -> None:
         status = main() or 0
     except (InputError, ArgumentError) as error:
         status, message = 2, str(error)
-    except OSError as error:
+    except (FailedWork, OSError) as error:
         status, message = 1, str(error)
     except KeyboardInterrupt as error:
         status, message = 130, str(error) or "interrupted"

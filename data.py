@@ -11,7 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from command_line import InputError
 
@@ -140,6 +140,23 @@ class TrialDataset(Dataset):
     __getitems__ = __getitem__  # what DataLoader calls with the indices of a whole batch
 
 
+def mix_seeds(*numbers: int) -> int:
+    """Return a seed for torch that follows from all the numbers, and shares nothing with those of other numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+class EpochSampler(RandomSampler):
+    """Shuffles by seed and epoch alone, so that a training which is resumed sees the trials in the order it would have."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        super().__init__(dataset, generator=torch.Generator())
+        self.seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch; Lightning calls it before each."""
+        self.generator.manual_seed(mix_seeds(self.seed, epoch))
+
+
 def as_it_is(batch: Batch) -> Batch:
     """Collate function for batches that are batches already."""
     return batch
@@ -204,7 +221,7 @@ class SpikeDataModule(pl.LightningDataModule):
         return DataLoader(
             self.datasets[split],
             batch_size=self.hparams.batch_size if split == "train" else VALID_BATCH_SIZE,
-            shuffle=split == "train",
+            sampler=EpochSampler(self.datasets[split], self.hparams.seed) if split == "train" else None,
             collate_fn=as_it_is,
             num_workers=self.hparams.num_workers,
             persistent_workers=self.hparams.num_workers > 0,

@@ -12,6 +12,7 @@ import yaml
 from conftest import ROOT, SMALL, command
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import cli
 import plot_results
 import train
 from command_line import InputError
@@ -105,7 +106,8 @@ def test_ctrl_c_leaves_a_usable_checkpoint(tmp_path, small_lorenz, levels):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == f"train.py: interrupted; the checkpoints so far are in {Path('lightning_logs', 'stopped')}"
+    run = Path("lightning_logs", "stopped")
+    assert errors.strip() == f"train.py: interrupted; go on with: python train.py --resume {run}"
     assert "Traceback" not in errors
     model, _ = load_checkpoint(checkpoint)
     assert model.hparams.n_neurons == 12
@@ -190,9 +192,9 @@ def test_a_usage_error_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, w
 def test_default_config_says_what_the_code_does(monkeypatch):
     """configs/default.yaml lists the whole recipe; the defaults in the code are the same."""
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    config = train.TrainCLI().config
-    monkeypatch.setattr(train, "DEFAULT_CONFIG", "no such file")
-    from_code = train.TrainCLI().config
+    config = cli.TrainCLI().config
+    monkeypatch.setattr(cli, "DEFAULT_CONFIG", "no such file")
+    from_code = cli.TrainCLI().config
     assert config.model == from_code.model
     assert config.data == from_code.data
     written = yaml.safe_load((ROOT / "configs" / "default.yaml").read_text())
@@ -201,7 +203,7 @@ def test_default_config_says_what_the_code_does(monkeypatch):
 
 def test_published_config_is_the_published_recipe(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(ROOT / "configs" / "published.yaml")])
-    config = train.TrainCLI().config
+    config = cli.TrainCLI().config
     model, trainer = config.model, config.trainer
     assert (model.optimizer, model.learning_rate, model.weight_decay, model.dropout) == ("adam", 1e-3, 1e-4, 0.1)
     assert (model.schedule, model.coordinated_dropout, model.hidden_size) == ("constant", 0.0, 50)

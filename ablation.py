@@ -1,0 +1,65 @@
+"""What each part of the recipe is worth: from the public demo's recipe to ours, one part at a time.
+
+python ablation.py       about half an hour on two cores; writes docs/ablation.csv, which plot_results.py draws as `why`
+"""
+
+import csv
+import subprocess
+import sys
+import time
+
+import jsonargparse
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from command_line import FailedWork, run, whole_file, writable_folder
+from evaluate import LOGS
+
+RECIPES = {
+    "public demo's recipe": ["--config", "configs/published.yaml"],
+    "Muon, one-cycle schedule": ["--model.coordinated_dropout", "0", "--model.sharing", "0"],
+    "+ coordinated dropout": ["--model.sharing", "0"],
+    "+ comparison of trials (this repo)": [],
+    "this repo, AdamW in place of Muon": ["--model.optimizer", "adamw", "--model.learning_rate", "4e-3"],
+}
+SCORES = ["r2", "r2_amortised", "nll", "heldout_nll", "heldout_nll_amortised"]
+
+
+def read_history(run_name: str, bandwidth: int) -> list[dict[str, float]]:
+    """Return the scores of one level at each of its validations."""
+    events = EventAccumulator(str(LOGS / run_name / f"bandwidth_{bandwidth:02}")).Reload()
+    epochs = [{"bandwidth": bandwidth, "epoch": event.step} for event in events.Scalars("valid/r2")]
+    for score in SCORES:
+        for row, event in zip(epochs, events.Scalars(f"valid/{score}"), strict=True):
+            row[score] = event.value
+    return epochs
+
+
+def main() -> None:
+    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--bandwidths", type=int, nargs="+", default=[29, 2], help="Numbers of observed neurons")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
+    parser.add_argument("--epochs", type=int, default=200, help="Epochs of each training")
+    parser.add_argument("--out", type=str, default="docs", help="Folder for ablation.csv")
+    options = parser.parse_args()
+    out = writable_folder(options.out, "--out")
+
+    levels, epochs = [str(bandwidth) for bandwidth in options.bandwidths], str(options.epochs)
+    stamp, rows = time.strftime("%Y%m%d-%H%M%S"), []
+    for number, (recipe, flags) in enumerate(RECIPES.items()):
+        for seed in options.seeds:
+            name = f"ablation-{stamp}-{number}-{seed}"
+            words = [*flags, "--bandwidths", *levels, "--trainer.max_epochs", epochs, "--seed_everything", str(seed)]
+            print(f"\n{recipe}, seed {seed}: python train.py {' '.join(words)}", flush=True)
+            if subprocess.run([sys.executable, "train.py", *words, "--name", name]).returncode:
+                raise FailedWork(f"the training of {name} failed, so there is nothing to compare")
+            for bandwidth in options.bandwidths:
+                rows += [{"recipe": recipe, "seed": seed, **epoch} for epoch in read_history(name, bandwidth)]
+    with whole_file(out / "ablation.csv") as path, open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"\nThe histories are in {out / 'ablation.csv'}; draw them: python plot_results.py")
+
+
+if __name__ == "__main__":
+    run(main)
