@@ -16,7 +16,7 @@ from evaluate import LOGS
 
 RECIPES = {
     "public demo's recipe": ["--config", "configs/published.yaml"],
-    "Muon, one-cycle schedule": ["--model.coordinated_dropout", "0", "--model.sharing", "0"],
+    "Muon, orthogonal start": ["--model.coordinated_dropout", "0", "--model.sharing", "0"],
     "+ coordinated dropout": ["--model.sharing", "0"],
     "+ comparison of trials (this repo)": [],
     "this repo, AdamW in place of Muon": ["--model.optimizer", "adamw", "--model.learning_rate", "4e-3"],

@@ -16,6 +16,7 @@ from posterior import posterior_weights
 
 LOGS = Path("lightning_logs")
 PUBLISHED = Path(__file__).parent / "reference" / "published_r2.csv"
+ABLATION = Path(__file__).parent / "docs" / "ablation.csv"
 
 
 def find_checkpoints(paths: list[str]) -> list[Path]:
@@ -120,3 +121,20 @@ def read_published() -> list[dict[str, float]]:
     """Return the published R² of each level, widest first."""
     with open(PUBLISHED, newline="") as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def read_ablation() -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Return what ablation.py measured: for each bandwidth and recipe the epochs (epochs,) and R² (seeds, epochs)."""
+    with open(ABLATION, newline="") as file:
+        rows = list(csv.DictReader(file))
+    histories = {}
+    for bandwidth in dict.fromkeys(row["bandwidth"] for row in rows):
+        recipes = histories.setdefault(int(bandwidth), {})
+        for recipe in dict.fromkeys(row["recipe"] for row in rows):
+            same = [row for row in rows if (row["bandwidth"], row["recipe"]) == (bandwidth, recipe)]
+            seeds = [
+                [row for row in same if row["seed"] == seed] for seed in dict.fromkeys(row["seed"] for row in same)
+            ]
+            r2 = np.array([[float(row["r2"]) for row in history] for history in seeds])
+            recipes[recipe] = np.array([int(row["epoch"]) for row in seeds[0]]), r2
+    return histories

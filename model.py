@@ -86,11 +86,12 @@ class SequentialAutoencoder(pl.LightningModule):
             trials in its batch. 0: never, and `infer` is `forward`, which suits recordings where no trial is repeated.
         start_at_mean_rates: Set the readout's bias to the log mean counts of the first batch, so that learning starts from
             each neuron's mean rate instead of one spike per bin.
+        orthogonal_start: Start from orthogonal recurrent matrices (Saxe et al. 2014), which neither forget nor explode.
         optimizer: adam (weight decay as an L2 penalty), adamw (decoupled weight decay), or muon (for the matrices, with
             adamw for the biases).
-        learning_rate: Learning rate, the peak of it under the one_cycle schedule.
+        learning_rate: Learning rate at the start.
         weight_decay: Weight decay.
-        schedule: constant, or one_cycle (Smith & Topin 2019) over all the steps of the training.
+        schedule: constant, or polynomial: falls to zero as (fraction of the training that is left) ^ 1.5.
 
     Raises:
         InputError: a value out of range.
@@ -105,10 +106,11 @@ class SequentialAutoencoder(pl.LightningModule):
         coordinated_dropout: float = 0.5,
         sharing: float = 0.2,
         start_at_mean_rates: bool = True,
+        orthogonal_start: bool = True,
         optimizer: Literal["adam", "adamw", "muon"] = "muon",
-        learning_rate: float = 1.5e-2,
+        learning_rate: float = 2e-2,
         weight_decay: float = 1e-4,
-        schedule: Literal["constant", "one_cycle"] = "one_cycle",
+        schedule: Literal["constant", "polynomial"] = "polynomial",
     ) -> None:
         super().__init__()
         for name, value in {"dropout": dropout, "coordinated_dropout": coordinated_dropout, "sharing": sharing}.items():
@@ -125,6 +127,10 @@ class SequentialAutoencoder(pl.LightningModule):
         self.decoder = nn.GRU(1, hidden_size, batch_first=True)  # its one input is always zero
         self.readout = nn.Linear(hidden_size, n_neurons)
         self.dropout = nn.Dropout(dropout)
+        if orthogonal_start:
+            for name, weight in (*self.encoder.named_parameters(), *self.decoder.named_parameters()):
+                for gate in weight.data.split(hidden_size) if name.startswith("weight_hh") else ():
+                    nn.init.orthogonal_(gate)
         # (J, H) initial conditions of training trials; saved by the hooks below, so that state dicts hold weights alone
         self.register_buffer("library", torch.empty(0, hidden_size), persistent=False)
         self.r2 = nn.ModuleDict(
@@ -232,9 +238,7 @@ class SequentialAutoencoder(pl.LightningModule):
         optimizer = optimizer_class(self.parameters(), lr=rate, weight_decay=self.hparams.weight_decay)
         if self.hparams.schedule == "constant":
             return {"optimizer": optimizer}
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, rate, total_steps=self.trainer.estimated_stepping_batches, cycle_momentum=False
-        )
+        schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, self.trainer.estimated_stepping_batches, power=1.5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

@@ -13,8 +13,17 @@ import matplotlib
 import numpy as np
 
 from command_line import InputError, run, whole_file, writable_folder
-from evaluate import find_checkpoints, ideal_observer, infer_rates, load_checkpoint, load_data, r2, read_published
-from plots import STYLE, Example, plot_curve, plot_examples, plot_method, save
+from evaluate import (
+    find_checkpoints,
+    ideal_observer,
+    infer_rates,
+    load_checkpoint,
+    load_data,
+    r2,
+    read_ablation,
+    read_published,
+)
+from plots import STYLE, Example, plot_curve, plot_examples, plot_method, plot_why, save
 
 
 @dataclass
@@ -122,6 +131,7 @@ def main() -> None:
         save(plot_curve(100 * dropped, r2s, sds, amortised, ideal, published_curve), out, "r2_curve")
         save(plot_examples(examples), out, "example_trials")
         save(plot_method(few_observed), out, "method")
+        save(plot_why(read_ablation()), out, "why")
     with whole_file(out / "results.csv") as path, open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Score)])
         writer.writeheader()

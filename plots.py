@@ -12,12 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from command_line import whole_file
 
-BLUE, SKY, ORANGE, GREY = (
-    "#0072B2",
-    "#56B4E9",
-    "#D55E00",
-    "#666666",
-)  # Okabe & Ito (2008), told apart by colour-blind readers
+# Okabe & Ito (2008), told apart by colour-blind readers
+BLUE, SKY, ORANGE, GREEN, GREY = "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#666666"
 MISSING = "#d9c6e6"  # a violet, where counts are greys and errors blue or orange
 STYLE = {
     "font.size": 9,
@@ -82,6 +78,25 @@ def plot_curve(
     axes.set(xlabel="neurons dropped at each time step (%)", ylabel="R² of inferred to true rates")
     axes.set_ylim(min(0, *r2) - 0.02, 1.03)
     axes.legend(loc="lower left")
+    return figure
+
+
+def plot_why(histories: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
+    """Plot R² in the course of training for recipes that differ by one part each, the mean and range over seeds.
+
+    Args:
+        histories: For each bandwidth, for each of at most five recipes: the epochs (epochs,) and R² (seeds, epochs).
+    """
+    figure = Figure(figsize=(7, 3.3), layout="constrained")
+    panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
+    looks = [(ORANGE, ":"), (GREY, "-."), (GREEN, "--"), (BLUE, "-"), (SKY, "-")]
+    for axes, (bandwidth, recipes) in zip(panels, histories.items(), strict=True):
+        for (recipe, (epochs, r2)), (colour, dashes) in zip(recipes.items(), looks, strict=False):
+            axes.plot(epochs, r2.mean(0), dashes, color=colour, label=recipe)
+            axes.fill_between(epochs, r2.min(0), r2.max(0), color=colour, alpha=0.2, lw=0)
+        axes.set(title=f"{bandwidth} neurons observed", xlabel="epoch")
+    panels[0].set(ylabel="R² of inferred to true rates", ylim=(-0.02, 1.02))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 

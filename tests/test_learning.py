@@ -11,8 +11,8 @@ from model import SequentialAutoencoder
 @pytest.mark.parametrize(
     "options",
     [
-        {"optimizer": "muon", "learning_rate": 5e-2, "schedule": "one_cycle"},
-        {"optimizer": "adamw", "schedule": "one_cycle"},
+        {"optimizer": "muon", "learning_rate": 5e-2, "schedule": "polynomial"},
+        {"optimizer": "adamw", "schedule": "polynomial"},
         {"optimizer": "adam", "learning_rate": 1e-2, "schedule": "constant"},
     ],
 )

@@ -83,7 +83,7 @@ def test_plot_results_writes_figures_and_tables_of_the_newest_run(sweep):
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     out = folder / "shown"
-    figures = ("r2_curve", "example_trials", "method")
+    figures = ("r2_curve", "example_trials", "method", "why")
     names = {figure + suffix for figure in figures for suffix in (".png", ".pdf")} | {"results.csv", "results.md"}
     assert {path.name for path in out.iterdir()} == names
     assert (out / "r2_curve.png").read_bytes().startswith(b"\x89PNG")
