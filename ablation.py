@@ -1,12 +1,13 @@
 """What each part of the recipe is worth: from the public demo's recipe to ours, one part at a time.
 
 python ablation.py       about half an hour on two cores; writes docs/ablation.csv, which plot_results.py draws as `why`
+
+What was stopped goes on when the command is given again.
 """
 
 import csv
 import subprocess
 import sys
-import time
 
 import jsonargparse
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -39,18 +40,20 @@ def main() -> None:
     parser.add_argument("--bandwidths", type=int, nargs="+", default=[29, 2], help="Numbers of observed neurons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
     parser.add_argument("--epochs", type=int, default=200, help="Epochs of each training")
+    parser.add_argument("--name", type=str, default="ablation", help="Start of the names of the runs")
     parser.add_argument("--out", type=str, default="docs", help="Folder for ablation.csv")
     options = parser.parse_args()
     out = writable_folder(options.out, "--out")
 
     levels, epochs = [str(bandwidth) for bandwidth in options.bandwidths], str(options.epochs)
-    stamp, rows = time.strftime("%Y%m%d-%H%M%S"), []
+    rows = []
     for number, (recipe, flags) in enumerate(RECIPES.items()):
         for seed in options.seeds:
-            name = f"ablation-{stamp}-{number}-{seed}"
-            words = [*flags, "--bandwidths", *levels, "--trainer.max_epochs", epochs, "--seed_everything", str(seed)]
+            name = f"{options.name}_{number}_{seed}"
+            words = ["--bandwidths", *levels, "--trainer.max_epochs", epochs, "--seed_everything", str(seed)]
+            words = ["--resume", str(LOGS / name)] if (LOGS / name).exists() else ["--name", name, *flags, *words]
             print(f"\n{recipe}, seed {seed}: python train.py {' '.join(words)}", flush=True)
-            if subprocess.run([sys.executable, "train.py", *words, "--name", name]).returncode:
+            if subprocess.run([sys.executable, "train.py", *words]).returncode:
                 raise FailedWork(f"the training of {name} failed, so there is nothing to compare")
             for bandwidth in options.bandwidths:
                 rows += [{"recipe": recipe, "seed": seed, **epoch} for epoch in read_history(name, bandwidth)]
