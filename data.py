@@ -1,12 +1,10 @@
-"""Spike counts on disk -> masked batches: reads and checks an HDF5 file, samples what a narrow interface would have seen.
+"""A recording -> masked batches: samples what a narrow interface would have seen, in memory or as trials are read.
 
 A missing count is NaN, here and everywhere after. Shapes: B trials, T time bins, N neurons.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -14,17 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from command_line import InputError
+from recording import SPLITS, StoredArray, Trials, checked_counts, checked_rates, read_file
 
-SPLITS = ("train", "valid")
 VALID_BATCH_SIZE = 512  # trials; has no influence on the scores
-
-
-class Trials(NamedTuple):
-    """The trials of one split as they are in the file."""
-
-    spikes: np.ndarray  # (B, T, N) float32, counts per bin, NaN = not recorded
-    rates: np.ndarray | None  # (B, T, N) float32, true rates in spikes/s, where known
-    condition: np.ndarray | None  # (B,) integer label of what the trial repeats, where known
 
 
 class Batch(NamedTuple):
@@ -33,77 +23,6 @@ class Batch(NamedTuple):
     spikes: Tensor  # (B, T, N) counts per bin, NaN = not observed
     heldout: Tensor  # (B, T, N) bool, observed entries that validation hides from the encoder; all False in training
     rates: Tensor | None  # (B, T, N) true rates in spikes/s; for metrics alone, never for training or selection
-
-
-def read_file(path: str | Path, bin_width: float | None = None) -> tuple[dict[str, Trials], float]:
-    """Read and check a data file.
-
-    Args:
-        path: HDF5 file with `train_data` and `valid_data` (trials, time, neurons), counts with NaN = missing, and where
-            known `train_truth` and `valid_truth` (rates), `train_condition` and `valid_condition` (trials,).
-        bin_width: Width of a time bin in the unit that makes `rates * bin_width` a count; None takes the file's.
-
-    Returns:
-        The trials of each split, and the bin width.
-
-    Raises:
-        InputError: the file cannot be read, a key is missing, or a value cannot be what it should be.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file; expected an HDF5 file with train_data and valid_data")
-    try:
-        with h5py.File(path) as file:
-            trials = {split: _read_split(file, path, split) for split in SPLITS}
-            bin_width = file.attrs.get("bin_width") if bin_width is None else bin_width
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as HDF5 ({error}); expected a complete HDF5 file") from None
-    train, valid = (trials[split].spikes.shape[1:] for split in SPLITS)
-    if train != valid:
-        raise InputError(f"{path}: train_data has (time, neurons) {train}, valid_data {valid}; expected the same")
-    if bin_width is None:
-        raise InputError(f"{path}: has no attribute bin_width; expected one, or the flag --data.bin_width")
-    if not (isinstance(bin_width, (int, float, np.number)) and 0 < bin_width < np.inf):
-        raise InputError(f"{path}: bin_width is {bin_width!r}; expected a number above 0")
-    return trials, float(bin_width)
-
-
-def _read_split(file: h5py.File, path: str | Path, split: str) -> Trials:
-    """Read one split of an open file and check everything that can be checked without the other."""
-
-    def read(name: str, shape: tuple[int, ...] | None = None) -> np.ndarray | None:
-        key = f"{split}_{name}"
-        if key not in file:
-            return None
-        if not (isinstance(file[key], h5py.Dataset) and file[key].dtype.kind in "buif"):
-            raise InputError(f"{path}: {key} is not an array of numbers; expected counts, rates or labels")
-        if shape is not None and file[key].shape != shape:
-            raise InputError(f"{path}: {key} has shape {file[key].shape}; expected {shape}, to go with {split}_data")
-        return file[key][()]
-
-    spikes = read("data")
-    if spikes is None:
-        raise InputError(f"{path}: has no key {split}_data; expected train_data and valid_data, found {sorted(file)}")
-    if spikes.ndim != 3 or 0 in spikes.shape:
-        raise InputError(
-            f"{path}: {split}_data has shape {spikes.shape}; expected (trials, time, neurons), none of them 0"
-        )
-    spikes = spikes.astype(np.float32)
-    counts = spikes[~np.isnan(spikes)]
-    for wrong, what in (
-        (np.isinf(counts), "infinite"),
-        (counts < 0, "negative"),
-        (counts != np.floor(counts), "fractional"),
-    ):
-        if wrong.any():
-            raise InputError(
-                f"{path}: {split}_data holds {wrong.sum()} {what} values; expected counts, NaN where missing"
-            )
-    if counts.size == 0:
-        raise InputError(f"{path}: {split}_data holds NaN alone; expected some observed counts")
-    rates = read("truth", spikes.shape)
-    if rates is not None and not (np.isfinite(rates).all() and (rates >= 0).all()):
-        raise InputError(f"{path}: {split}_truth holds negative or non-finite values; expected rates")
-    return Trials(spikes, None if rates is None else rates.astype(np.float32), read("condition", spikes.shape[:1]))
 
 
 def sample_mask(recorded: np.ndarray, bandwidth: int, rng: np.random.Generator) -> np.ndarray:
@@ -138,6 +57,47 @@ class TrialDataset(Dataset):
         return Batch(*(None if field is None else field[index] for field in self.trials))
 
     __getitems__ = __getitem__  # what DataLoader calls with the indices of a whole batch
+
+
+class StreamedTrials(Dataset):
+    """Trials on disk, read and masked a batch at a time, with the masks that they would have in memory."""
+
+    def __init__(self, stored: Trials, seeds: list[int], bandwidth: int | None, heldout_fraction: float) -> None:
+        self.stored, self.seeds = stored, seeds
+        self.bandwidth, self.heldout_fraction = bandwidth, heldout_fraction
+
+    def __len__(self) -> int:
+        return len(self.stored.spikes)
+
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> Batch:
+        rows = np.atleast_1d(np.arange(len(self))[index])
+        spikes, rates = self.stored.spikes, self.stored.rates
+        counts = checked_counts(spikes[rows], spikes.path, spikes.key)
+        batch = [self._masked(trial, row) for trial, row in zip(counts, rows, strict=True)]
+        fields = [np.stack(field) for field in zip(*batch, strict=True)]
+        fields += [None if rates is None else checked_rates(rates[rows], rates.path, rates.key)]
+        fields = [None if field is None else torch.from_numpy(field) for field in fields]
+        return Batch(*(field[0] if isinstance(index, int) and field is not None else field for field in fields))
+
+    __getitems__ = __getitem__
+
+    def _masked(self, spikes: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a trial's spikes (T, N) as they are observed, and which of them are held out."""
+        n_draws = spikes.size * np.array([row, len(self)])  # that the trials before, and all trials, take for masks
+        if self.bandwidth is not None:
+            rng = self._rng_after(n_draws[0] // 2)  # two numbers in single precision from each draw
+            rng.random(n_draws[0] % 2, dtype=np.float32)
+            observed = sample_mask(~np.isnan(spikes), self.bandwidth, rng)
+            spikes = np.where(observed, spikes, np.float32(np.nan))
+        heldout = np.zeros(spikes.shape, dtype=bool)
+        if self.heldout_fraction > 0:
+            n_for_masks = -(-n_draws[1] // 2) if self.bandwidth is not None else 0
+            rng = self._rng_after(n_for_masks + n_draws[0])
+            heldout = ~np.isnan(spikes) & (rng.random(spikes.shape) < self.heldout_fraction)
+        return spikes, heldout
+
+    def _rng_after(self, n_draws: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(self.seeds).advance(int(n_draws)))
 
 
 def mix_seeds(*numbers: int) -> int:
@@ -204,18 +164,23 @@ class SpikeDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Draw the masks; the same seed gives the same masks in any stage, any order and any process."""
-        self.datasets = {split: TrialDataset(self._masked(split)) for split in SPLITS}
+        self.datasets = {split: self._dataset(split) for split in SPLITS}
 
-    def _masked(self, split: str) -> Batch:
-        rng = np.random.default_rng([self.hparams.seed, SPLITS.index(split)])
+    def _dataset(self, split: str) -> Dataset:
+        seeds, bandwidth = [self.hparams.seed, SPLITS.index(split)], self.hparams.bandwidth
+        heldout_fraction = self.hparams.heldout_fraction if split == "valid" else 0.0
+        if isinstance(self.trials[split].spikes, StoredArray):
+            return StreamedTrials(self.trials[split], seeds, bandwidth, heldout_fraction)
+        rng = np.random.default_rng(seeds)
         spikes, rates, _ = self.trials[split]
-        if self.hparams.bandwidth is not None:
-            observed = sample_mask(~np.isnan(spikes), self.hparams.bandwidth, rng)
-            spikes = np.where(observed, spikes, np.float32(np.nan))
+        if bandwidth is not None:
+            spikes = np.where(sample_mask(~np.isnan(spikes), bandwidth, rng), spikes, np.float32(np.nan))
         heldout = np.zeros(spikes.shape, dtype=bool)
-        if split == "valid":
-            heldout = ~np.isnan(spikes) & (rng.random(spikes.shape) < self.hparams.heldout_fraction)
-        return Batch(*(None if field is None else torch.from_numpy(field) for field in (spikes, heldout, rates)))
+        if heldout_fraction > 0:
+            heldout = ~np.isnan(spikes) & (rng.random(spikes.shape) < heldout_fraction)
+        return TrialDataset(
+            Batch(*(None if field is None else torch.from_numpy(field) for field in (spikes, heldout, rates)))
+        )
 
     def _loader(self, split: str) -> DataLoader:
         return DataLoader(

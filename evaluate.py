@@ -1,18 +1,22 @@
 """From trained runs to inferred rates: finds checkpoints, loads them, and scores what they infer."""
 
 import csv
+import math
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from command_line import InputError
-from data import SpikeDataModule, Trials
+from data import SpikeDataModule
 from metrics import R2
 from model import SequentialAutoencoder
 from posterior import posterior_weights
+from recording import Trials
 
 LOGS = Path("lightning_logs")
 PUBLISHED = Path(__file__).parent / "reference" / "published_r2.csv"
@@ -49,14 +53,16 @@ def load_checkpoint(path: str | Path) -> tuple[SequentialAutoencoder, dict]:
     """
     expected = "expected a checkpoint that train.py made"
     try:
+        refuse_packed(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        refuse_absurd(checkpoint, path)
         model = SequentialAutoencoder(**checkpoint["hyper_parameters"])
         model.load_state_dict(checkpoint["state_dict"])
         model.on_load_checkpoint(checkpoint)
         data_options = dict(checkpoint["datamodule_hyper_parameters"])
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {expected}") from None
-    except (pickle.UnpicklingError, EOFError, ValueError):
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError):
         raise InputError(f"{path}: is no checkpoint, or a damaged one; {expected}") from None
     except (KeyError, TypeError):
         raise InputError(
@@ -65,6 +71,29 @@ def load_checkpoint(path: str | Path) -> tuple[SequentialAutoencoder, dict]:
     except RuntimeError as error:
         raise InputError(f"{path}: {str(error).strip().splitlines()[-1].strip()}; {expected}") from None
     return model.eval(), data_options
+
+
+def refuse_packed(path: str | Path) -> None:
+    """Raise BadZipFile where a checkpoint is none, or is compressed, as ours never are: it could unpack to anything."""
+    with zipfile.ZipFile(path) as parts:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
+            raise zipfile.BadZipFile
+
+
+def refuse_absurd(checkpoint: dict, path: str | Path) -> None:
+    """Raise InputError where a model would take more memory than the file has bytes: its weights cannot all be in there."""
+    with torch.device("meta"):  # shapes without memory
+        model = SequentialAutoencoder(**checkpoint["hyper_parameters"])
+    tensors = [
+        *model.state_dict().values(),
+        *checkpoint["state_dict"].values(),
+        checkpoint.get("library", model.library),
+    ]
+    largest, size = max(tensor.numel() * tensor.element_size() for tensor in tensors), Path(path).stat().st_size
+    if largest > size:
+        raise InputError(
+            f"{path}: declares {largest} bytes of weights in a file of {size}; expected a whole checkpoint"
+        )
 
 
 def load_data(checkpoint: Path, model: SequentialAutoencoder, options: dict) -> SpikeDataModule:
@@ -78,20 +107,26 @@ def load_data(checkpoint: Path, model: SequentialAutoencoder, options: dict) -> 
     return data
 
 
+def validate(model: SequentialAutoencoder, data: SpikeDataModule, accelerator: str = "cpu") -> dict[str, float]:
+    """Score a model on the validation trials; the names are those of training, without `valid/`."""
+    judge = pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator=accelerator)
+    return {name.removeprefix("valid/"): value for name, value in judge.validate(model, data, verbose=False)[0].items()}
+
+
 @torch.no_grad()
-def infer_rates(model: SequentialAutoencoder, spikes: Tensor, amortised: bool = False) -> Tensor:
-    """Infer rates (trials, time, neurons) in spikes/s from spikes (same shape; counts per bin, NaN = missing).
-
-    `amortised` takes the encoder's word alone, without comparing a trial with the training trials.
-    """
-    infer = model if amortised else model.infer
-    return torch.cat([model.rates(infer(batch).log_rates) for batch in spikes.split(512)])
+def infer_rates(model: SequentialAutoencoder, spikes: Tensor) -> Tensor:
+    """Infer rates (trials, time, neurons) in spikes/s from spikes (same shape; counts per bin, NaN = missing)."""
+    return torch.cat([model.rates(model.infer(batch).log_rates) for batch in spikes.split(512)])
 
 
-def r2(inferred: Tensor, true: Tensor, entries: Tensor | None = None) -> float:
-    """R² of rates (trials, time, neurons) averaged over neurons, on `entries` (bool) where given."""
-    metric = R2(true.shape[-1])
-    metric.update(inferred, true, entries)
+def r2_of_ideal_observer(data: SpikeDataModule) -> float:
+    """Score the ideal observer on the validation trials; NaN where the truth is not known."""
+    metric = R2(data.n_neurons)
+    for batch in data.val_dataloader():
+        ideal = ideal_observer(batch.spikes, data.trials["valid"], data.bin_width)
+        if ideal is None:
+            return math.nan
+        metric.update(ideal, batch.rates)
     return float(metric.compute())
 
 

@@ -1,4 +1,4 @@
-"""Evaluate trained runs and plot them: the curve of R² against the fraction of dropped entries, and example trials.
+"""Evaluate trained runs and plot them: R² (bits per spike, where no truth is known) against what was dropped, and trials.
 
 python plot_results.py                     the newest complete run, else lightning_logs/pretrained
 python plot_results.py RUN_DIR ...         runs, levels or single checkpoints; several seeds are averaged
@@ -11,24 +11,26 @@ from pathlib import Path
 import jsonargparse
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
-from command_line import InputError, run, whole_file, writable_folder
+from command_line import run, whole_file, writable_folder
 from evaluate import (
     find_checkpoints,
-    ideal_observer,
     infer_rates,
     load_checkpoint,
     load_data,
-    r2,
+    r2_of_ideal_observer,
     read_ablation,
     read_published,
+    validate,
 )
-from plots import STYLE, Example, plot_curve, plot_examples, plot_method, plot_why, save
+from plots import STYLE, Example, plot_bits, plot_examples, plot_method, plot_r2, plot_why, save
+from progress import silence_lightning
 
 
 @dataclass
 class Score:
-    """How one checkpoint does on the validation trials."""
+    """How one checkpoint does on the validation trials; NaN where a score needs a truth that is not known."""
 
     bandwidth: int
     fraction_dropped: float
@@ -37,6 +39,7 @@ class Score:
     r2_unobserved: float
     r2_amortised: float
     r2_ideal: float
+    bps: float
     seed: int
     checkpoint: str
 
@@ -45,64 +48,74 @@ def evaluate(checkpoint: Path, data_path: str | None) -> tuple[Score, Example]:
     """Score a checkpoint on the validation data, with the masks it was trained with, and take a trial to show."""
     model, options = load_checkpoint(checkpoint)
     data = load_data(checkpoint, model, options | ({"path": data_path} if data_path else {}))
-    trials = data.datasets["valid"].trials
-    if trials.rates is None:
-        raise InputError(f"{data.hparams.path}: has no key valid_truth; expected true rates to compare with")
-    inferred, observed = infer_rates(model, trials.spikes), ~trials.spikes.isnan()
-    ideal = ideal_observer(trials.spikes, data.trials["valid"], data.bin_width)
+    scores = validate(model, data)
     bandwidth = data.hparams.bandwidth or data.n_neurons
     score = Score(
         bandwidth=bandwidth,
         fraction_dropped=1 - bandwidth / data.n_neurons,
-        r2=r2(inferred, trials.rates),
-        r2_observed=r2(inferred, trials.rates, observed),
-        r2_unobserved=r2(inferred, trials.rates, ~observed),
-        r2_amortised=r2(infer_rates(model, trials.spikes, amortised=True), trials.rates),
-        r2_ideal=np.nan if ideal is None else r2(ideal, trials.rates),
+        **{name: scores.get(name, np.nan) for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised", "bps")},
+        r2_ideal=r2_of_ideal_observer(data),
         seed=data.hparams.seed,
         checkpoint=str(checkpoint),
     )
-    shown = len(inferred) // 2
-    arrays = (tensor[shown].numpy() for tensor in (trials.spikes, trials.rates, inferred))
-    return score, Example(bandwidth, *arrays, data.bin_width)
+    shown = len(data.datasets["valid"]) // 2
+    trial = data.datasets["valid"][shown : shown + 1]
+    rates = None if trial.rates is None else trial.rates[0].numpy()
+    inferred = infer_rates(model, trial.spikes)[0].numpy()
+    return score, Example(bandwidth, trial.spikes[0].numpy(), rates, inferred, data.bin_width)
 
 
-def mean_and_sd(scores: list[Score]) -> list[tuple[Score, float]]:
-    """Average the scores of each bandwidth over seeds; return the means, widest first, each with the SD of its R²."""
+def mean_and_sd(scores: list[Score]) -> list[tuple[Score, Score]]:
+    """Average the scores of each bandwidth over seeds; return the means and the SDs (NaN for one seed), widest first."""
     levels = []
     for bandwidth in sorted({score.bandwidth for score in scores}, reverse=True):
         same = [score for score in scores if score.bandwidth == bandwidth]
-        means = {
-            field.name: float(np.mean([getattr(score, field.name) for score in same]))
-            for field in fields(Score)
-            if field.type is float
-        }
-        sd = float(np.std([score.r2 for score in same], ddof=1)) if len(same) > 1 else np.nan
-        levels.append((Score(bandwidth=bandwidth, seed=same[0].seed, checkpoint=same[0].checkpoint, **means), sd))
+        values = {field.name: [getattr(score, field.name) for score in same] for field in fields(Score)}
+        kept = {name: of_seeds[0] for name, of_seeds in values.items()}
+        numbers = {field.name: values[field.name] for field in fields(Score) if field.type is float}
+        means = {name: float(np.mean(of_seeds)) for name, of_seeds in numbers.items()}
+        sds = {name: float(np.std(of_seeds, ddof=1)) if len(same) > 1 else np.nan for name, of_seeds in numbers.items()}
+        levels.append((Score(**kept | means), Score(**kept | sds)))
     return levels
 
 
-def markdown_table(levels: list[tuple[Score, float]], published: list[dict[str, float]]) -> str:
-    """Write the curve as a markdown table."""
-    published_r2 = {int(level["bandwidth"]): f"{level['valid_r2']:.3f}" for level in published}
-    lines = [
-        "| observed | dropped | R² | R² at unobserved entries | R² encoder alone | public demo | ideal observer |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for score, sd in levels:
-        numbers = [f"{score.r2:.3f}" + (f" ± {sd:.3f}" if np.isfinite(sd) else "")]
-        numbers += [
-            f"{value:.3f}" if np.isfinite(value) else "–" for value in (score.r2_unobserved, score.r2_amortised)
-        ]
-        numbers += [
-            published_r2.get(score.bandwidth, "–"),
-            f"{score.r2_ideal:.3f}" if np.isfinite(score.r2_ideal) else "–",
-        ]
-        lines.append(f"| {score.bandwidth} | {score.fraction_dropped:.0%} | {' | '.join(numbers)} |")
-    return "\n".join(lines) + "\n"
+def markdown_table(levels: list[tuple[Score, Score]], published: list[dict[str, float]]) -> str:
+    """Write the curve as a markdown table, without the columns that would be empty."""
+    published_r2 = {int(level["bandwidth"]): level["valid_r2"] for level in published}
+
+    def number(value: float, sd: float = np.nan) -> str:
+        return f"{value:.3f}{f' ± {sd:.3f}' if np.isfinite(sd) else ''}" if np.isfinite(value) else "–"
+
+    columns = {
+        "observed": [str(mean.bandwidth) for mean, _ in levels],
+        "dropped": [f"{mean.fraction_dropped:.0%}" for mean, _ in levels],
+        "R²": [number(mean.r2, sd.r2) for mean, sd in levels],
+        "R² at unobserved entries": [number(mean.r2_unobserved) for mean, _ in levels],
+        "R² encoder alone": [number(mean.r2_amortised) for mean, _ in levels],
+        "bits/spike": [number(mean.bps, sd.bps) for mean, sd in levels],
+    }
+    if np.isfinite([mean.r2 for mean, _ in levels]).any():
+        columns["public demo"] = [number(published_r2.get(mean.bandwidth, np.nan)) for mean, _ in levels]
+        columns["ideal observer"] = [number(mean.r2_ideal) for mean, _ in levels]
+    columns = {title: cells for title, cells in columns.items() if set(cells) != {"–"}}
+    rows = [list(columns), ["---:"] * len(columns), *zip(*columns.values(), strict=True)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def plot_levels(levels: list[tuple[Score, Score]], published: list[dict[str, float]]) -> tuple[Figure, str]:
+    """Plot the curve over the levels; return the figure and its name."""
+    means = {field.name: np.array([getattr(mean, field.name) for mean, _ in levels]) for field in fields(Score)}
+    dropped = 100 * means["fraction_dropped"]
+    if np.isnan(means["r2"]).all():
+        return plot_bits(dropped, means["bps"], np.array([sd.bps for _, sd in levels])), "bits_curve"
+    sds = np.array([sd.r2 for _, sd in levels])
+    published_curve = [np.array([level[name] for level in published]) for name in ("fraction_dropped", "valid_r2")]
+    published_curve[0] = 100 * published_curve[0]
+    return plot_r2(dropped, means["r2"], sds, means["r2_amortised"], means["r2_ideal"], published_curve), "r2_curve"
 
 
 def main() -> None:
+    silence_lightning()
     parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument(
         "runs", nargs="*", type=str, help="Runs, levels or checkpoints (default: the newest complete run)"
@@ -115,23 +128,14 @@ def main() -> None:
     out = writable_folder(options.out, "--out")
     evaluated = [evaluate(checkpoint, options.data) for checkpoint in checkpoints]
     levels, published = mean_and_sd([score for score, _ in evaluated]), read_published()
-    dropped, r2s, amortised, ideal = (
-        np.array([getattr(score, name) for score, _ in levels])
-        for name in ("fraction_dropped", "r2", "r2_amortised", "r2_ideal")
-    )
-    sds = np.array([sd for _, sd in levels])
-    published_curve = (
-        100 * np.array([level["fraction_dropped"] for level in published]),
-        np.array([level["valid_r2"] for level in published]),
-    )
     by_bandwidth = {example.bandwidth: example for _, example in reversed(evaluated)}
     examples = [by_bandwidth[bandwidth] for bandwidth in sorted(by_bandwidth, reverse=True)]
     few_observed = min(examples, key=lambda example: abs(example.bandwidth - example.spikes.shape[1] / 6))
     with matplotlib.rc_context(STYLE):
-        save(plot_curve(100 * dropped, r2s, sds, amortised, ideal, published_curve), out, "r2_curve")
-        save(plot_examples(examples), out, "example_trials")
-        save(plot_method(few_observed), out, "method")
-        save(plot_why(read_ablation()), out, "why")
+        save(*plot_levels(levels, published), out)
+        save(plot_examples(examples), "example_trials", out)
+        save(plot_method(few_observed), "method", out)
+        save(plot_why(read_ablation()), "why", out)
     with whole_file(out / "results.csv") as path, open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Score)])
         writer.writeheader()

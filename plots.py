@@ -31,7 +31,7 @@ class Example:
 
     bandwidth: int
     spikes: np.ndarray  # counts per bin, NaN = missing
-    rates: np.ndarray  # true rates in spikes/s
+    rates: np.ndarray | None  # true rates in spikes/s, where known
     inferred: np.ndarray  # inferred rates in spikes/s
     bin_width: float  # s
 
@@ -49,7 +49,7 @@ def show_spikes(axes: Axes, spikes: np.ndarray, bin_width: float) -> AxesImage:
     return show_entries(axes, spikes, bin_width, cmap=greys.with_extremes(bad=MISSING), vmin=-0.5, vmax=3.5)
 
 
-def plot_curve(
+def plot_r2(
     dropped: np.ndarray,
     r2: np.ndarray,
     sd: np.ndarray,
@@ -81,6 +81,19 @@ def plot_curve(
     return figure
 
 
+def plot_bits(dropped: np.ndarray, bps: np.ndarray, sd: np.ndarray) -> Figure:
+    """Plot bits per spike (levels,) and their SD over seeds (NaN for a single one) against the percentage dropped."""
+    figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(dropped, bps, "o-", color=BLUE, ms=5)
+    axes.errorbar(dropped, bps, sd, fmt="none", color=BLUE, capsize=2)
+    axes.axhline(0, color=GREY, lw=0.8, ls="--")
+    axes.set(
+        xlabel="neurons dropped at each time step (%)", ylabel="bits per spike beyond mean rates,\nheld-out counts"
+    )
+    return figure
+
+
 def plot_why(histories: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
     """Plot R² in the course of training for recipes that differ by one part each, the mean and range over seeds.
 
@@ -101,24 +114,28 @@ def plot_why(histories: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]) -> 
 
 
 def plot_examples(examples: list[Example]) -> Figure:
-    """Plot one trial at each bandwidth: what the model sees, what was true, what it infers."""
-    figure = Figure(figsize=(7, 1.2 + 1.1 * len(examples)), layout="constrained")
-    grid = figure.subplots(len(examples), 3, sharex=True, sharey=True, squeeze=False)
-    peak = max(example.rates.max() for example in examples)
+    """Plot one trial at each bandwidth: what the model sees, what was true (where known), what it infers."""
+    shown = [[example.inferred] if example.rates is None else [example.rates, example.inferred] for example in examples]
+    n_columns = 1 + max(map(len, shown))
+    figure = Figure(figsize=(1 + 2 * n_columns, 1.2 + 1.1 * len(examples)), layout="constrained")
+    grid = figure.subplots(len(examples), n_columns, sharex=True, sharey=True, squeeze=False)
+    peak = max(rates.max() for row in shown for rates in row)
     colours = {"norm": LogNorm(peak / 300, peak, clip=True), "cmap": "viridis"}
-    for row, example in zip(grid, examples, strict=True):
+    for row, example, of_example in zip(grid, examples, shown, strict=True):
         counts = show_spikes(row[0], example.spikes, example.bin_width)
-        show_entries(row[1], example.rates, example.bin_width, **colours)
-        rates = show_entries(row[2], example.inferred, example.bin_width, **colours)
+        for axes, rates in zip(row[:0:-1], of_example[::-1], strict=False):
+            image = show_entries(axes, rates, example.bin_width, **colours)
         row[0].set_ylabel(f"{example.bandwidth} observed\nneuron")
-    for axes, title in zip(grid[0], ("spikes that the model sees", "true rates", "inferred rates"), strict=True):
+    titles = ["spikes that the model sees", *["true rates"] * (n_columns - 2), "inferred rates"]
+    for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title)
     for axes in grid[-1]:
         axes.set_xlabel("time (s)")
     bar = figure.colorbar(counts, ax=grid[:, 0], location="bottom", ticks=[0, 1, 2, 3], aspect=20)
     bar.set_ticklabels(["0", "1", "2", "3+"])
     bar.set_label("spikes per bin (violet: missing)")
-    figure.colorbar(rates, ax=grid[:, 1:], location="bottom", aspect=40, label="firing rate (spikes/s)")
+    rates_bar = {"location": "bottom", "aspect": 20 * (n_columns - 1), "label": "firing rate (spikes/s)"}
+    figure.colorbar(image, ax=grid[:, 1:], **rates_bar)
     return figure
 
 
@@ -129,7 +146,7 @@ def plot_method(example: Example) -> Figure:
     counts = show_spikes(seen, example.spikes, example.bin_width)
     bar = figure.colorbar(counts, ax=seen, location="bottom", ticks=[0, 1, 2, 3], label="spikes per bin")
     bar.set_ticklabels(["0", "1", "2", "3+"])
-    peak = example.rates.max()
+    peak = example.inferred.max()
     rates = show_entries(
         inferred, example.inferred, example.bin_width, norm=LogNorm(peak / 300, peak, clip=True), cmap="viridis"
     )
@@ -168,7 +185,7 @@ def diverging() -> ListedColormap:
     return ListedColormap(colours).with_extremes(bad=MISSING)
 
 
-def save(figure: Figure, out: Path, name: str) -> None:
+def save(figure: Figure, name: str, out: Path) -> None:
     """Save a figure as PNG and PDF, without the date, so that the same figure is the same file."""
     for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
         with whole_file(out / (name + suffix)) as path:

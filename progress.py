@@ -7,7 +7,6 @@ import warnings
 from queue import Queue
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 
 
@@ -32,21 +31,23 @@ class ReportProgress(Callback):
         self.reports, self.bandwidth = reports, bandwidth
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        r2 = float(trainer.callback_metrics.get("valid/r2", torch.nan))
-        self.reports.put((self.bandwidth, trainer.current_epoch + 1, trainer.max_epochs, r2))
+        scores = trainer.callback_metrics
+        name = "r2" if "valid/r2" in scores else "bps"  # without truth there is no R²
+        score = f"{'R²' if name == 'r2' else 'bits/spike'} {float(scores.get(f'valid/{name}', math.nan)):6.3f}"
+        self.reports.put((self.bandwidth, trainer.current_epoch + 1, trainer.max_epochs, score))
 
 
 def print_reports(reports: Queue, n_levels: int) -> None:
     """Print a line for each tenth of a level, with the time left for all levels, until None comes."""
     start, done = time.perf_counter(), {}
     while (report := reports.get()) is not None:
-        bandwidth, epoch, max_epochs, r2 = report
+        bandwidth, epoch, max_epochs, score = report
         tenths_before = int(10 * done.get(bandwidth, 0))
         done[bandwidth] = epoch / max_epochs
         if int(10 * done[bandwidth]) > tenths_before:
             left = (time.perf_counter() - start) * (n_levels / sum(done.values()) - 1)
             print(
-                f"bandwidth {bandwidth:2}  epoch {epoch:4}/{max_epochs}  R² {r2:6.3f}  sweep: {clock(left)} left",
+                f"bandwidth {bandwidth:2}  epoch {epoch:4}/{max_epochs}  {score}  sweep: {clock(left)} left",
                 flush=True,
             )
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from queue import Queue
 
 import joblib
-import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
 from jsonargparse import Namespace
@@ -19,6 +18,7 @@ from jsonargparse import Namespace
 from callbacks import NotFinite
 from cli import TrainCLI
 from command_line import InputError
+from evaluate import validate
 from model import SequentialAutoencoder
 from progress import print_reports, silence_lightning
 
@@ -67,12 +67,11 @@ def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue
             raise KeyboardInterrupt from None
 
         best = SequentialAutoencoder.load_from_checkpoint(level_dir / "best.ckpt", weights_only=True)
-        judge = pl.Trainer(logger=False, enable_progress_bar=False, accelerator=config.trainer.accelerator)
-        scores = judge.validate(best, cli.datamodule, verbose=False)[0]
+        scores = validate(best, cli.datamodule, config.trainer.accelerator)
     return {
         "bandwidth": bandwidth,
         "fraction_dropped": 1 - bandwidth / cli.datamodule.n_neurons,
-        **{name: scores.get(f"valid/{name}", float("nan")) for name in SCORES},
+        **{name: scores.get(name, float("nan")) for name in SCORES},
         "epochs": cli.trainer.current_epoch,
         "seconds": cli.timer.time_elapsed("train"),
     }

@@ -5,7 +5,8 @@ import torch
 from conftest import ROOT
 
 from command_line import InputError
-from data import SpikeDataModule, read_file, sample_mask
+from data import SpikeDataModule, sample_mask
+from recording import read_file
 
 
 def test_mask_observes_exactly_bandwidth_neurons():
@@ -174,3 +175,33 @@ def test_the_file_is_left_alone(data_file):
         assert file.read() == before
     with h5py.File(data_file, "a"):  # and closed
         pass
+
+
+@pytest.mark.parametrize("n_bins", [8, 7])
+@pytest.mark.parametrize("bandwidth", [None, 2])
+def test_a_file_that_stays_on_disk_gives_the_same_batches(monkeypatch, data_arrays, write_file, bandwidth, n_bins):
+    arrays = {key: array[:, :n_bins, :5] if array.ndim == 3 else array for key, array in data_arrays.items()}
+    arrays["train_data"][2, 3] = np.nan
+    path = write_file(arrays)
+    epochs = []
+    for limit in (2**30, 0):
+        monkeypatch.setattr("recording.IN_MEMORY", limit)
+        data = SpikeDataModule(path, bandwidth=bandwidth, batch_size=7)
+        data.setup()
+        loaders = (data.train_dataloader(), data.val_dataloader())
+        epochs.append([field for loader in loaders for batch in loader for field in batch])
+        assert torch.equal(
+            data.datasets["train"][torch.tensor([5, 1])].rates[1], torch.tensor(arrays["train_truth"][1])
+        )
+    assert len(epochs[0]) == len(epochs[1])
+    for in_memory, on_disk in zip(*epochs, strict=True):
+        torch.testing.assert_close(in_memory, on_disk, rtol=0, atol=0, equal_nan=True)
+
+
+def test_wrong_counts_are_found_when_a_file_stays_on_disk(monkeypatch, data_arrays, write_file):
+    data_arrays["train_data"][20, 2, 1] = -1
+    monkeypatch.setattr("recording.IN_MEMORY", 0)
+    data = SpikeDataModule(write_file(data_arrays), num_workers=0)
+    data.setup()
+    with pytest.raises(InputError, match="train_data holds 1 negative"):
+        list(data.train_dataloader())

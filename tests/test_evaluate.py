@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from command_line import InputError
-from data import Trials
-from evaluate import find_checkpoints, ideal_observer, load_checkpoint, load_data, r2
+from evaluate import find_checkpoints, ideal_observer, load_checkpoint, load_data
 from plot_results import Score, markdown_table, mean_and_sd
+from recording import Trials
 
 
 def test_ideal_observer_is_the_posterior_mean_over_conditions():
@@ -35,24 +35,26 @@ def test_ideal_observer_needs_the_truth():
     assert ideal_observer(counts, Trials(counts.numpy(), None, None), 0.02) is None
 
 
-def test_r2_is_one_for_the_truth_and_zero_for_the_mean():
-    true = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
-    assert r2(true, true) == pytest.approx(1)
-    assert r2(true.mean((0, 1)).expand_as(true), true) == pytest.approx(0, abs=1e-5)
-
-
-def score(bandwidth: int, value: float, seed: int) -> Score:
-    return Score(bandwidth, 1 - bandwidth / 10, value, value, value, value - 0.1, 0.99, seed, f"run_{seed}/best.ckpt")
+def score(bandwidth: int, value: float, seed: int, **changed) -> Score:
+    r2s = {name: value for name in ("r2", "r2_observed", "r2_unobserved")}
+    others = {"r2_amortised": value - 0.1, "r2_ideal": 0.99, "bps": value / 2, "fraction_dropped": 1 - bandwidth / 10}
+    return Score(**{"bandwidth": bandwidth, "seed": seed, "checkpoint": "best.ckpt", **r2s, **others, **changed})
 
 
 def test_seeds_of_a_level_are_averaged_and_their_spread_is_told():
     levels = mean_and_sd([score(2, 0.5, 0), score(10, 0.9, 0), score(2, 0.7, 1)])
-    assert [(level.bandwidth, level.r2) for level, _ in levels] == [(10, 0.9), (2, pytest.approx(0.6))]
-    assert math.isnan(levels[0][1])
-    assert levels[1][1] == pytest.approx(np.std([0.5, 0.7], ddof=1))
+    assert [(mean.bandwidth, mean.r2) for mean, _ in levels] == [(10, 0.9), (2, pytest.approx(0.6))]
+    assert math.isnan(levels[0][1].r2)
+    assert levels[1][1].r2 == pytest.approx(np.std([0.5, 0.7], ddof=1))
     table = markdown_table(levels, [{"bandwidth": 2.0, "valid_r2": 0.339}])
-    assert "| 2 | 80% | 0.600 ± 0.141 | 0.600 | 0.500 | 0.339 | 0.990 |" in table
-    assert "| 10 | 0% | 0.900 | 0.900 | 0.800 | – | 0.990 |" in table
+    assert "| 2 | 80% | 0.600 ± 0.141 | 0.600 | 0.500 | 0.300 ± 0.071 | 0.339 | 0.990 |" in table
+    assert "| 10 | 0% | 0.900 | 0.900 | 0.800 | 0.450 | – | 0.990 |" in table
+
+
+def test_without_truth_the_table_has_bits_per_spike_alone():
+    unknown = {name: math.nan for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised", "r2_ideal")}
+    table = markdown_table(mean_and_sd([score(2, 0.5, 0, **unknown)]), [{"bandwidth": 2.0, "valid_r2": 0.339}])
+    assert table == "| observed | dropped | bits/spike |\n| ---: | ---: | ---: |\n| 2 | 80% | 0.250 |\n"
 
 
 BAD_CHECKPOINTS = {

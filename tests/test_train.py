@@ -16,7 +16,7 @@ import cli
 import plot_results
 import train
 from command_line import InputError
-from evaluate import find_checkpoints, infer_rates, load_checkpoint, load_data, r2
+from evaluate import find_checkpoints, load_checkpoint, load_data, validate
 
 
 def test_a_sweep_leaves_all_that_describes_it(sweep):
@@ -50,11 +50,10 @@ def test_a_checkpoint_evaluates_to_what_training_reported(sweep):
         reported = {int(row["bandwidth"]): row for row in csv.DictReader(file)}
     for checkpoint in find_checkpoints([str(run)]):
         model, options = load_checkpoint(checkpoint)
-        trials = load_data(checkpoint, model, options).datasets["valid"].trials
-        inferred, observed = infer_rates(model, trials.spikes), ~trials.spikes.isnan()
+        scores = validate(model, load_data(checkpoint, model, options))
         row = reported[options["bandwidth"]]
-        assert r2(inferred, trials.rates) == pytest.approx(float(row["r2"]), abs=1e-5)
-        assert r2(inferred, trials.rates, ~observed) == pytest.approx(float(row["r2_unobserved"]), abs=1e-5)
+        for name in ("r2", "r2_unobserved", "bps", "heldout_nll"):
+            assert scores[name] == pytest.approx(float(row[name]), abs=1e-5)
         events = EventAccumulator(str(checkpoint.parent)).Reload()
         best = min(events.Scalars("valid/heldout_nll"), key=lambda event: event.value)
         history = {event.step: event.value for event in events.Scalars("valid/r2")}
