@@ -1,7 +1,7 @@
 """Measure our recipe beside the published one and beside bare GRUs, on this machine, in one run.
 
 python benchmark.py --quick      epoch times at two levels, in two minutes
-python benchmark.py              all eight levels, in three quarters of an hour; writes docs/benchmark.csv
+python benchmark.py              all eight levels, in three quarters of an hour; writes docs/benchmark.csv, docs/scaling.csv
 
 The published recipe is trained at each level until it reaches the published R², or for all of its epochs.
 """
@@ -10,12 +10,14 @@ import csv
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import joblib
 import jsonargparse
 import numpy as np
+import pytorch_lightning as pl
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -24,6 +26,9 @@ from torch import nn
 from command_line import FailedWork, run, whole_file, writable_folder
 from data import SpikeDataModule, sample_mask
 from evaluate import LOGS, read_published
+from model import SequentialAutoencoder
+from progress import silence_lightning
+from simulate import simulate
 
 CONFIGS = {"published": "configs/published.yaml", "ours": "configs/default.yaml"}
 
@@ -99,6 +104,38 @@ def stop_at(r2: float) -> list[str]:
     return ["--trainer.callbacks=EarlyStopping", *stop, "--trainer.enable_progress_bar=false"]
 
 
+def epoch_seconds(**size: int) -> float:
+    """Seconds of an epoch of our recipe on a simulated recording of some size, one thread; a mean of three."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        simulate(path=f"{folder}/data.h5", **size)
+        data = SpikeDataModule(f"{folder}/data.h5")
+        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+        seconds = []
+        for max_epochs in (1, 4):  # the first is to warm up, and has what does not grow
+            trainer = pl.Trainer(max_epochs=max_epochs, limit_val_batches=0, enable_model_summary=False, **options)
+            start = time.perf_counter()
+            trainer.fit(SequentialAutoencoder(data.n_neurons, data.bin_width), data)
+            seconds.append(time.perf_counter() - start)
+    return (seconds[1] - seconds[0]) / 3
+
+
+def print_scaling() -> list[dict]:
+    """Print and return how the cost of an epoch grows with the size of a recording."""
+    base = {"trials": 8, "bins": 50, "neurons": 29}
+    base_s = epoch_seconds(**base)
+    print(
+        f"\nAn epoch of {65 * base['trials']} trials, {base['bins']} bins and {base['neurons']} neurons: {base_s:.2f} s"
+    )
+    rows = []
+    for name in base:
+        for factor in (2, 4):
+            row = {"size": name, "factor": factor, "cost": epoch_seconds(**base | {name: factor * base[name]}) / base_s}
+            print("{factor} times the {size}: {cost:.1f} times the time".format(**row))
+            rows.append(row)
+    return rows
+
+
 def seconds_to_reach(target: float, seconds: np.ndarray, r2: np.ndarray) -> float:
     """Return when a curve of R² first reached the target, on a straight line between validations; inf if it never did."""
     above = np.flatnonzero(r2 >= target)
@@ -140,9 +177,10 @@ def print_ratios(theirs: list[dict], ours: list[dict]) -> None:
 
 
 def main() -> None:
+    silence_lightning()
     parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="Two levels, a few epochs, nothing written to docs")
-    parser.add_argument("--out", type=str, default="docs", help="Folder for benchmark.csv")
+    parser.add_argument("--out", type=str, default="docs", help="Folder for benchmark.csv and scaling.csv")
     options = parser.parse_args()
     out = writable_folder(options.out, "--out")
     published_r2 = {int(level["bandwidth"]): level["valid_r2"] for level in read_published()}
@@ -165,10 +203,11 @@ def main() -> None:
     print_ratios(rows[: len(targets)], rows[len(targets) :])
     print(f"\nThe masks of the whole data set take {1000 * mask_seconds():.0f} ms")
     if not options.quick:
-        with whole_file(out / "benchmark.csv") as path, open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        for name, table in (("benchmark.csv", rows), ("scaling.csv", print_scaling())):
+            with whole_file(out / name) as path, open(path, "w", newline="") as file:
+                writer = csv.DictWriter(file, table[0])
+                writer.writeheader()
+                writer.writerows(table)
 
 
 if __name__ == "__main__":

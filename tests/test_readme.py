@@ -12,19 +12,21 @@ import time
 import urllib.request
 from pathlib import Path
 
+import h5py
 import pytest
 from conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 IN_BLOCKS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
-IN_TEXT = [
-    command for command in re.findall(r"`(python [^`]+)`", README.replace("\n", " ")) if "yours.h5" not in command
-]
+IN_TEXT = re.findall(r"`(python [^`]+)`", README.replace("\n", " "))
 COMMANDS = [command.strip() for line in IN_BLOCKS + IN_TEXT for command in line.split("&&")]
+OWN_RECORDINGS = README.split("## Your own recordings")[1].split("\n## ")[0]  # has a test of its own
 # .ci/run makes the environment, calls pytest and runs the main job; tensorboard has a test of its own
 MAIN_JOB = ["python train.py", "python plot_results.py"]
 SCRIPTS = [
-    command for command in dict.fromkeys(COMMANDS) if re.match(r"python \w+\.py", command) and command not in MAIN_JOB
+    command
+    for command in dict.fromkeys(COMMANDS)
+    if re.match(r"python \w+\.py", command) and command not in (*MAIN_JOB, *OWN_RECORDINGS.splitlines())
 ]
 
 
@@ -44,15 +46,30 @@ def copy_of_repo(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_a_command_of_the_readme_runs(copy_of_repo, command):
     words = [sys.executable, *shlex.split(command)[1:]]
-    if "train.py" in command and not {"--help", "--print_config"} & set(words):
+    run_in(copy_of_repo, words)
+
+
+def run_in(folder: Path, words: list[str]) -> None:
+    """Run a command, a training for one epoch only, and expect it to have nothing to complain of."""
+    if "train.py" in words and not {"--help", "--print_config", "--resume"} & set(words):
         words += ["--trainer.max_epochs", "1"]
-    done = subprocess.run(words, cwd=copy_of_repo, capture_output=True, text=True, timeout=170)
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 
 
+def test_own_recordings_go_in_and_rates_come_out(copy_of_repo):
+    for language, block in re.findall(r"```(bash|python)\n(.*?)```", OWN_RECORDINGS, re.DOTALL):
+        for words in (
+            [["-c", block]] if language == "python" else [shlex.split(line)[1:] for line in block.splitlines()]
+        ):
+            run_in(copy_of_repo, [sys.executable, *words])
+    with h5py.File(copy_of_repo / "rates.h5") as file:
+        assert file["valid_rates"].shape == (20, 50, 12)
+
+
 def test_there_is_nothing_else_to_run():
-    others = [command for command in COMMANDS if command not in SCRIPTS]
+    others = [command for command in COMMANDS if command not in (*SCRIPTS, *OWN_RECORDINGS.splitlines())]
     known = (
         "python3 -m venv .venv",
         ". .venv/bin/activate",
