@@ -6,6 +6,7 @@ python train.py --config configs/published.yaml
 python train.py --resume RUN            go on with a run that was stopped
 """
 
+import contextlib
 import csv
 import time
 from pathlib import Path
@@ -49,16 +50,16 @@ def check_options(config: Namespace, bandwidth: int) -> None:
 
 
 def make_run_dir(name: str | None) -> Path:
-    """Make the folder of a new run; raise InputError where `name` is taken."""
-    name = name or time.strftime("%Y%m%d-%H%M%S")
-    if Path(name).name != name:
+    """Make the folder of a new run, named after the time if not otherwise; raise InputError where `name` is taken."""
+    if name is not None and Path(name).name != name:
         raise InputError(f"--name {name}: expected the name of a folder, without a path")
-    run_dir = writable_folder(LOGS, "the log folder") / name
-    try:
-        run_dir.mkdir()
-    except FileExistsError:
-        raise InputError(f"--name {name}: {run_dir} exists; expected the name of a new run") from None
-    return run_dir
+    logs = writable_folder(LOGS, "the log folder")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for candidate in [name] if name is not None else [stamp, *(f"{stamp}-{number}" for number in range(2, 100))]:
+        with contextlib.suppress(FileExistsError):
+            (logs / candidate).mkdir()
+            return logs / candidate
+    raise InputError(f"--name {name or stamp}: {logs / (name or stamp)} exists; expected the name of a new run")
 
 
 def read_stopped_run(cli: TrainCLI) -> tuple[Path, Namespace]:

@@ -152,6 +152,11 @@ def test_wrong_options_are_named_before_anything_starts(monkeypatch, tmp_path, d
     assert [path.name for path in (tmp_path / "lightning_logs").rglob("*")] == ["taken"]
 
 
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert len({train.make_run_dir(None) for _ in range(5)}) == 5
+
+
 def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path, data_file, sweep):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lightning_logs").write_text("a file in the way")
