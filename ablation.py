@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import jsonargparse
+import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from command_line import FailedWork, run, whole_file, writable_folder
@@ -17,7 +18,7 @@ from evaluate import LOGS
 
 RECIPES = {
     "public demo's recipe": ["--config", "configs/published.yaml"],
-    "Muon, orthogonal start": ["--model.coordinated_dropout", "0", "--model.sharing", "0"],
+    "+ Muon, its schedule and start": ["--model.coordinated_dropout", "0", "--model.sharing", "0"],
     "+ coordinated dropout": ["--model.sharing", "0"],
     "+ comparison of trials (this repo)": [],
     "this repo, AdamW in place of Muon": ["--model.optimizer", "adamw", "--model.learning_rate", "4e-3"],
@@ -35,6 +36,28 @@ def read_history(run_name: str, bandwidth: int) -> list[dict[str, float]]:
     return epochs
 
 
+def read_results(run_name: str) -> dict[int, dict[str, float]]:
+    """Return the scores of each level's best checkpoint."""
+    with open(LOGS / run_name / "results.csv", newline="") as file:
+        return {int(row["bandwidth"]): {score: float(row[score]) for score in SCORES} for row in csv.DictReader(file)}
+
+
+def markdown_table(results: dict[str, list[dict[int, dict[str, float]]]]) -> str:
+    """Write a table of the best checkpoints' scores, the mean over seeds and for R² the SD, for each recipe."""
+    levels = list(next(iter(results.values()))[0])
+    titles = ["recipe", *(f"{what} at {level}" for level in levels for what in ("R²", "encoder alone", "held-out NLL"))]
+    rows = [titles, ["---", *["---:"] * (len(titles) - 1)]]
+    for recipe, of_seeds in results.items():
+        cells = [recipe]
+        for level in levels:
+            scores = {score: np.array([of_seed[level][score] for of_seed in of_seeds]) for score in SCORES}
+            sd = f" ± {scores['r2'].std(ddof=1):.3f}" if len(of_seeds) > 1 else ""
+            cells += [f"{scores['r2'].mean():.3f}{sd}", f"{scores['r2_amortised'].mean():.3f}"]
+            cells += [f"{scores['heldout_nll'].mean():.4f}"]
+        rows.append(cells)
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 def main() -> None:
     parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--bandwidths", type=int, nargs="+", default=[29, 2], help="Numbers of observed neurons")
@@ -46,7 +69,7 @@ def main() -> None:
     out = writable_folder(options.out, "--out")
 
     levels, epochs = [str(bandwidth) for bandwidth in options.bandwidths], str(options.epochs)
-    rows = []
+    rows, results = [], {}
     for number, (recipe, flags) in enumerate(RECIPES.items()):
         for seed in options.seeds:
             name = f"{options.name}_{number}_{seed}"
@@ -55,13 +78,16 @@ def main() -> None:
             print(f"\n{recipe}, seed {seed}: python train.py {' '.join(words)}", flush=True)
             if subprocess.run([sys.executable, "train.py", *words]).returncode:
                 raise FailedWork(f"the training of {name} failed, so there is nothing to compare")
+            results.setdefault(recipe, []).append(read_results(name))
             for bandwidth in options.bandwidths:
                 rows += [{"recipe": recipe, "seed": seed, **epoch} for epoch in read_history(name, bandwidth)]
     with whole_file(out / "ablation.csv") as path, open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    print(f"\nThe histories are in {out / 'ablation.csv'}; draw them: python plot_results.py")
+    print(
+        f"\n{markdown_table(results)}\nThe histories are in {out / 'ablation.csv'}; draw them: python plot_results.py"
+    )
 
 
 if __name__ == "__main__":
