@@ -1,6 +1,6 @@
 """What each part of the recipe is worth: from the public demo's recipe to ours, one part at a time.
 
-python ablation.py       about half an hour on two cores; writes docs/ablation.csv, which plot_results.py draws as `why`
+python ablation.py       half an hour on two cores; writes docs/ablation.csv, which plot_results.py draws as `why`
 
 What was stopped goes on when the command is given again.
 """
@@ -21,7 +21,6 @@ RECIPES = {
     "+ Muon, its schedule and start": ["--model.coordinated_dropout", "0", "--model.sharing", "0"],
     "+ coordinated dropout": ["--model.sharing", "0"],
     "+ comparison of trials (this repo)": [],
-    "this repo, AdamW in place of Muon": ["--model.optimizer", "adamw", "--model.learning_rate", "4e-3"],
 }
 SCORES = ["r2", "r2_amortised", "nll", "heldout_nll", "heldout_nll_amortised"]
 

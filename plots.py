@@ -98,13 +98,13 @@ def plot_why(histories: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]) -> 
     """Plot R² in the course of training for recipes that differ by one part each, the mean and range over seeds.
 
     Args:
-        histories: For each bandwidth, for each of at most five recipes: the epochs (epochs,) and R² (seeds, epochs).
+        histories: For each bandwidth, for each of four recipes: the epochs (epochs,) and R² (seeds, epochs).
     """
     figure = Figure(figsize=(7, 3.3), layout="constrained")
     panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
-    looks = [(ORANGE, ":"), (GREY, "-."), (GREEN, "--"), (BLUE, "-"), (SKY, "-")]
+    looks = [(ORANGE, ":"), (GREY, "-."), (GREEN, "--"), (BLUE, "-")]
     for axes, (bandwidth, recipes) in zip(panels, histories.items(), strict=True):
-        for (recipe, (epochs, r2)), (colour, dashes) in zip(recipes.items(), looks, strict=False):
+        for (recipe, (epochs, r2)), (colour, dashes) in zip(recipes.items(), looks, strict=True):
             axes.plot(epochs, r2.mean(0), dashes, color=colour, label=recipe)
             axes.fill_between(epochs, r2.min(0), r2.max(0), color=colour, alpha=0.2, lw=0)
         axes.set(title=f"{bandwidth} neurons observed", xlabel="epoch")

@@ -56,9 +56,7 @@ def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue
     torch.set_num_threads(1)  # two levels at a time with one thread each beat one level with two
     silence_lightning()
     level_dir = run_dir / f"bandwidth_{bandwidth:02}"
-    with sole_user(
-        level_dir, patience=20
-    ):  # the processes of a sweep that was killed end within a batch or a validation
+    with sole_user(level_dir):
         cli = TrainCLI(config)
         cli.instantiate_level(bandwidth, level_dir, reports)
         try:

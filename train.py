@@ -111,6 +111,9 @@ def main() -> None:
     cli = TrainCLI()
     if cli.config.resume is not None:
         run_dir, config = read_stopped_run(cli)
+        if (run_dir / "results.csv").exists():
+            print(f"{run_dir} was trained to its end: there is nothing left to do")
+            return
         levels = choose_levels(config)
     else:
         config = cli.config

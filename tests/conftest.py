@@ -95,7 +95,7 @@ def sweep(tmp_path_factory, small_lorenz) -> tuple[Path, str]:
         "two",
     ]
     process = command(folder, *words, "--seed_everything", "7", *SMALL)
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert errors == ""
     return folder / "lightning_logs" / "two", output

@@ -19,7 +19,7 @@ WORDS = [str(ROOT / "train.py"), "--bandwidths", "4", "2", "--jobs", "2", *SMALL
 
 def finish(folder: Path, *words: str) -> tuple[int, str]:
     process = command(folder, *words)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     return process.returncode, errors
 
 
@@ -42,7 +42,7 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(whole_run, sma
         process.communicate()
         assert not (run / "results.csv").exists()
         process = command(run.parents[1], str(ROOT / "train.py"), "--resume", str(run))
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
 
     for level in ("bandwidth_04", "bandwidth_02"):
@@ -60,6 +60,15 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(whole_run, sma
     assert without_time[0] == without_time[1]
     assert [path.parent.parent for path in find_checkpoints([str(run)])] == [run, run]
     assert not list(run.rglob(".*.ckpt"))
+
+
+def test_a_run_that_is_complete_is_left_alone(whole_run):
+    before = {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")}
+    process = command(whole_run.parents[1], str(ROOT / "train.py"), "--resume", str(whole_run))
+    output, errors = process.communicate(timeout=300)
+    assert (process.returncode, errors) == (0, "")
+    assert "nothing left to do" in output
+    assert {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")} == before
 
 
 def test_what_cannot_be_resumed_is_said_in_one_line(whole_run, tmp_path):
