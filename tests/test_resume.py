@@ -2,6 +2,8 @@
 
 import csv
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -146,3 +148,21 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path, data_file):
+    resource = pytest.importorskip("resource")
+    words = [str(ROOT / "train.py"), "--data.path", data_file, "--bandwidths", "4", "2", *SMALL, "--name", "full"]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000)),
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("train.py: ")
+    assert "File too large" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("*.ckpt")), "half of a checkpoint was left behind"
