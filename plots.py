@@ -102,13 +102,23 @@ def plot_why(histories: dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]) -> 
     """
     figure = Figure(figsize=(7, 3.3), layout="constrained")
     panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
+    bottom = -0.2
     looks = [(ORANGE, ":"), (GREY, "-."), (GREEN, "--"), (BLUE, "-")]
     for axes, (bandwidth, recipes) in zip(panels, histories.items(), strict=True):
         for (recipe, (epochs, r2)), (colour, dashes) in zip(recipes.items(), looks, strict=True):
             axes.plot(epochs, r2.mean(0), dashes, color=colour, label=recipe)
             axes.fill_between(epochs, r2.min(0), r2.max(0), color=colour, alpha=0.2, lw=0)
+            if (end := r2.mean(0)[-1]) < bottom:
+                axes.text(
+                    epochs[np.argmax(r2.mean(0) < bottom)],
+                    bottom,
+                    f"overfits: {end:.1f} at the end",
+                    color=colour,
+                    va="bottom",
+                )
+        axes.axhline(0, color=GREY, lw=0.5)
         axes.set(title=f"{bandwidth} neurons observed", xlabel="epoch")
-    panels[0].set(ylabel="R² of inferred to true rates", ylim=(-0.02, 1.02))
+    panels[0].set(ylabel="R² of inferred to true rates", ylim=(bottom, 1.02))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
