@@ -13,7 +13,7 @@ import jsonargparse
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from command_line import FailedWork, run, whole_file, writable_folder
+from command_line import FailedWork, run, writable_folder, write_table
 from evaluate import LOGS
 
 RECIPES = {
@@ -80,10 +80,7 @@ def main() -> None:
             results.setdefault(recipe, []).append(read_results(name))
             for bandwidth in options.bandwidths:
                 rows += [{"recipe": recipe, "seed": seed, **epoch} for epoch in read_history(name, bandwidth)]
-    with whole_file(out / "ablation.csv") as path, open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(out / "ablation.csv", rows)
     print(
         f"\n{markdown_table(results)}\nThe histories are in {out / 'ablation.csv'}; draw them: python plot_results.py"
     )

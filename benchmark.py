@@ -6,7 +6,6 @@ python benchmark.py              all eight levels, in three quarters of an hour;
 The published recipe is trained at each level until it reaches the published R², or for all of its epochs.
 """
 
-import csv
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from command_line import FailedWork, run, whole_file, writable_folder
+from command_line import FailedWork, run, writable_folder, write_table
 from data import SpikeDataModule, sample_mask
 from evaluate import LOGS, read_published
 from model import SequentialAutoencoder
@@ -204,10 +203,7 @@ def main() -> None:
     print(f"\nThe masks of the whole data set take {1000 * mask_seconds():.0f} ms")
     if not options.quick:
         for name, table in (("benchmark.csv", rows), ("scaling.csv", print_scaling())):
-            with whole_file(out / name) as path, open(path, "w", newline="") as file:
-                writer = csv.DictWriter(file, table[0])
-                writer.writeheader()
-                writer.writerows(table)
+            write_table(out / name, table)
 
 
 if __name__ == "__main__":

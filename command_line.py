@@ -1,6 +1,7 @@
 """What the commands of this repo share: one-line errors with an exit status, and files that appear whole or not at all."""
 
 import contextlib
+import csv
 import os
 import sys
 import tempfile
@@ -61,3 +62,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_table(path: str | Path, rows: list[dict]) -> None:
+    """Write rows, which all have the same keys, as CSV; an existing file is replaced, at once."""
+    with whole_file(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -4,7 +4,6 @@ python plot_results.py                     the newest complete run, else lightni
 python plot_results.py RUN_DIR ...         runs, levels or single checkpoints; several seeds are averaged
 """
 
-import csv
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from command_line import run, whole_file, writable_folder
+from command_line import run, whole_file, writable_folder, write_table
 from evaluate import (
     find_checkpoints,
     infer_rates,
@@ -136,10 +135,7 @@ def main() -> None:
         save(plot_examples(examples), "example_trials", out)
         save(plot_method(few_observed), "method", out)
         save(plot_why(read_ablation()), "why", out)
-    with whole_file(out / "results.csv") as path, open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Score)])
-        writer.writeheader()
-        writer.writerows(asdict(score) for score, _ in evaluated)
+    write_table(out / "results.csv", [asdict(score) for score, _ in evaluated])
     with whole_file(out / "results.md") as path:
         path.write_text(markdown_table(levels, published))
     print(f"{markdown_table(levels, published)}\nFigures and tables are in {out}")

@@ -57,6 +57,8 @@ def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue
     silence_lightning()
     level_dir = run_dir / f"bandwidth_{bandwidth:02}"
     with sole_user(level_dir):
+        for half_written in level_dir.glob(".*.ckpt"):  # by a process that was killed
+            half_written.unlink()
         cli = TrainCLI(config)
         cli.instantiate_level(bandwidth, level_dir, reports)
         try:

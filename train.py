@@ -7,7 +7,6 @@ python train.py --resume RUN            go on with a run that was stopped
 """
 
 import contextlib
-import csv
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from callbacks import NotFinite
 from cli import LEVELS, TrainCLI
-from command_line import FailedWork, InputError, run, whole_file, writable_folder
+from command_line import FailedWork, InputError, run, writable_folder, write_table
 from data import SpikeDataModule
 from evaluate import LOGS
 from progress import clock, print_table, silence_lightning
@@ -95,10 +94,7 @@ def train(config: Namespace, levels: list[int], run_dir: Path) -> None:
     exploded = {level: result for level, result in zip(levels, results, strict=True) if isinstance(result, NotFinite)}
     results = [result for result in results if not isinstance(result, NotFinite)]
     if results:
-        with whole_file(run_dir / "results.csv") as path, open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, results[0])
-            writer.writeheader()
-            writer.writerows(results)
+        write_table(run_dir / "results.csv", results)
         print_table(results)
     print(f"\nIt took {clock(time.perf_counter() - start)}. The runs are in {run_dir}.")
     print(f"Look at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}")
