@@ -87,7 +87,10 @@ def read_bin_width(file: h5py.File, path: str | Path, bin_width: float | None = 
     """Return `bin_width` (s), else that of an open file; raise InputError where there is none, or none that can be."""
     bin_width = file.attrs.get("bin_width") if bin_width is None else bin_width
     if bin_width is None:
-        raise InputError(f"{path}: has no attribute bin_width; expected one, or the flag --data.bin_width")
+        raise InputError(
+            f"{path}: has no attribute bin_width; expected one, or the flag --data.bin_width "
+            "(--bin_width of describe.py and infer.py)"
+        )
     if not (isinstance(bin_width, (int, float, np.number)) and 0 < bin_width < np.inf):
         raise InputError(f"{path}: bin_width is {bin_width!r}; expected a number above 0")
     return float(bin_width)
