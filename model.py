@@ -90,7 +90,7 @@ class SequentialAutoencoder(pl.LightningModule):
         optimizer: adam (weight decay as an L2 penalty), adamw (decoupled weight decay), or muon (for the matrices, with
             adamw for the biases).
         learning_rate: Learning rate at the start.
-        weight_decay: Weight decay.
+        weight_decay: Weight decay; with muon of the matrices alone, with adam much less will do (1e-4).
         schedule: constant, or polynomial: falls to zero as (fraction of the training that is left) ^ 1.5.
 
     Raises:
@@ -109,7 +109,7 @@ class SequentialAutoencoder(pl.LightningModule):
         orthogonal_start: bool = True,
         optimizer: Literal["adam", "adamw", "muon"] = "muon",
         learning_rate: float = 2e-2,
-        weight_decay: float = 1e-4,
+        weight_decay: float = 0.2,
         schedule: Literal["constant", "polynomial"] = "polynomial",
     ) -> None:
         super().__init__()
@@ -124,7 +124,8 @@ class SequentialAutoencoder(pl.LightningModule):
         self.save_hyperparameters()
         self.encoder = nn.GRU(n_neurons, hidden_size, batch_first=True, bidirectional=True)
         self.ic_linear = nn.Linear(2 * hidden_size, hidden_size)
-        self.decoder = nn.GRU(1, hidden_size, batch_first=True)  # its one input is always zero
+        self.decoder = nn.GRU(1, hidden_size, batch_first=True)
+        self.decoder.weight_ih_l0.requires_grad = False  # its one input is always zero
         self.readout = nn.Linear(hidden_size, n_neurons)
         self.dropout = nn.Dropout(dropout)
         if orthogonal_start:

@@ -16,7 +16,7 @@ class MuonAdamW(torch.optim.Optimizer):
     Args:
         params: Parameters to optimise.
         lr: Learning rate.
-        weight_decay: Decoupled weight decay.
+        weight_decay: Decoupled weight decay of the matrices; biases stay, so that what is decayed tends to the mean rates.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
@@ -24,7 +24,7 @@ class MuonAdamW(torch.optim.Optimizer):
         matrices, vectors = [p for p in params if p.ndim == 2], [p for p in params if p.ndim != 2]
         self.parts = [
             torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(vectors, lr=lr, weight_decay=weight_decay),
+            torch.optim.AdamW(vectors, lr=lr, weight_decay=0.0),
         ]
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 

@@ -13,7 +13,7 @@ from model import SequentialAutoencoder
     [
         {"optimizer": "muon", "learning_rate": 5e-2, "schedule": "polynomial"},
         {"optimizer": "adamw", "schedule": "polynomial"},
-        {"optimizer": "adam", "learning_rate": 1e-2, "schedule": "constant"},
+        {"optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 1e-4, "schedule": "constant"},
     ],
 )
 def test_the_model_learns_and_fills_in_what_it_did_not_see(tmp_path, small_lorenz, options):
