@@ -16,7 +16,8 @@ from callbacks import SeedEachStep, StopIfNotFinite, WholeFileIO, checkpoints
 from command_line import InputError
 from data import SpikeDataModule
 from model import SequentialAutoencoder
-from progress import LevelProgressBar, ReportProgress
+from progress import ReportProgress
+from tensorboard_pages import RunPages
 
 LEVELS = [29, 25, 20, 15, 10, 5, 3, 2]
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "default.yaml"
@@ -62,6 +63,7 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--name", type=str | None, help="Folder under lightning_logs (default: a time stamp)")
         parser.add_argument("--resume", type=str | None, help="Folder of a run that was stopped, to go on with it")
         parser.add_argument("--jobs", type=int, default=joblib.cpu_count(), help="Levels to train at a time")
+        parser.add_argument("--quiet", action="store_true", help="Print nothing but the table of results, and errors")
         parser.link_arguments("data.n_neurons", "model.n_neurons", apply_on="instantiate")
         parser.link_arguments("data.bin_width", "model.bin_width", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed")
@@ -76,15 +78,14 @@ class TrainCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Do nothing yet: `instantiate_level` does it for each level."""
 
-    def instantiate_level(self, bandwidth: int, level_dir: Path, reports: Queue | None) -> None:
+    def instantiate_level(self, bandwidth: int, level_dir: Path, reports: Queue) -> None:
         """Make `self.datamodule`, `self.model` and `self.trainer` for one level, which writes into `level_dir`."""
         self.config.bandwidths, self.config.name = None, None  # the configuration that is saved is of this level alone
         self.config.data.bandwidth = bandwidth
         trainer = self.config.trainer
         if trainer.max_epochs is not None and 0 < trainer.max_epochs < trainer.check_val_every_n_epoch:
             trainer.check_val_every_n_epoch = trainer.max_epochs  # a short training is validated too
-        show_bar = reports is None and trainer.enable_progress_bar is not False
-        self.overrides = {"enable_progress_bar": show_bar}
+        self.overrides = {"enable_progress_bar": False}  # the reports are shown instead
         self.timer = Timer()
         self.last_checkpoint = level_dir / "last.ckpt" if (level_dir / "last.ckpt").exists() else None
         if trainer.logger in (None, True):
@@ -99,8 +100,8 @@ class TrainCLI(LightningCLI):
             SeedEachStep(self.config.seed_everything),
             StopIfNotFinite(),
             self.timer,
-            *([LevelProgressBar()] if show_bar else []),
-            *([ReportProgress(reports, bandwidth)] if reports is not None else []),
+            ReportProgress(reports, bandwidth),
+            RunPages(level_dir, self.config),
         ]
         super().instantiate_classes()
 

@@ -1,11 +1,10 @@
 """From trained runs to inferred rates: finds checkpoints, loads them, and scores what they infer."""
 
-import csv
-import math
 import pickle
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -13,14 +12,10 @@ from torch import Tensor
 
 from command_line import InputError
 from data import SpikeDataModule
-from metrics import R2
 from model import SequentialAutoencoder
-from posterior import posterior_weights
-from recording import Trials
+from recording import SPLITS
 
 LOGS = Path("lightning_logs")
-PUBLISHED = Path(__file__).parent / "reference" / "published_r2.csv"
-ABLATION = Path(__file__).parent / "docs" / "ablation.csv"
 
 
 def find_checkpoints(paths: list[str]) -> list[Path]:
@@ -114,62 +109,21 @@ def validate(model: SequentialAutoencoder, data: SpikeDataModule, accelerator: s
 
 
 @torch.no_grad()
-def infer_rates(model: SequentialAutoencoder, spikes: Tensor) -> Tensor:
-    """Infer rates (trials, time, neurons) in spikes/s from spikes (same shape; counts per bin, NaN = missing)."""
-    return torch.cat([model.rates(model.infer(batch).log_rates) for batch in spikes.split(512)])
-
-
-def r2_of_ideal_observer(data: SpikeDataModule) -> float:
-    """Score the ideal observer on the validation trials; NaN where the truth is not known."""
-    metric = R2(data.n_neurons)
-    for batch in data.val_dataloader():
-        ideal = ideal_observer(batch.spikes, data.trials["valid"], data.bin_width)
-        if ideal is None:
-            return math.nan
-        metric.update(ideal, batch.rates)
-    return float(metric.compute())
-
-
-def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor | None:
-    """Infer rates as one who knows the rates of every condition, but not which one a trial belongs to.
-
-    The mean of the true rates of the conditions under their posterior given the observed counts, with equal priors: no
-    method can do better on average, in squared error.
-
-    Args:
-        spikes: (B, T, N) counts per bin, NaN = missing.
-        trials: The trials that the spikes were taken from, with their true rates and conditions.
-        bin_width: Width of a time bin (s).
+def infer_trials(model: SequentialAutoencoder, spikes: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Infer from spikes (trials, time, neurons; counts per bin, NaN = missing).
 
     Returns:
-        (B, T, N) rates in spikes/s; None where the truth is not known.
+        Rates in spikes/s (the same shape), and latents (trials, time, units).
     """
-    if trials.rates is None or trials.condition is None:
-        return None
-    first_trial = np.unique(trials.condition, return_index=True)[1]
-    expected_counts = torch.from_numpy(trials.rates[first_trial]).double() * bin_width
-    weights = posterior_weights(spikes, expected_counts.clamp(min=1e-9).log())
-    return (torch.einsum("bj,jtn->btn", weights, expected_counts) / bin_width).float()
+    parts = [model.infer(batch) for batch in spikes.split(512)]
+    rates = torch.cat([model.rates(part.log_rates) for part in parts])
+    return rates.numpy(), torch.cat([part.latents for part in parts]).numpy()
 
 
-def read_published() -> list[dict[str, float]]:
-    """Return the published R² of each level, widest first."""
-    with open(PUBLISHED, newline="") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
-def read_ablation() -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Return what ablation.py measured: for each bandwidth and recipe the epochs (epochs,) and R² (seeds, epochs)."""
-    with open(ABLATION, newline="") as file:
-        rows = list(csv.DictReader(file))
-    histories = {}
-    for bandwidth in dict.fromkeys(row["bandwidth"] for row in rows):
-        recipes = histories.setdefault(int(bandwidth), {})
-        for recipe in dict.fromkeys(row["recipe"] for row in rows):
-            same = [row for row in rows if (row["bandwidth"], row["recipe"]) == (bandwidth, recipe)]
-            seeds = [
-                [row for row in same if row["seed"] == seed] for seed in dict.fromkeys(row["seed"] for row in same)
-            ]
-            r2 = np.array([[float(row["r2"]) for row in history] for history in seeds])
-            recipes[recipe] = np.array([int(row["epoch"]) for row in seeds[0]]), r2
-    return histories
+def read_true_latents(path: str | Path, most: int) -> dict[str, np.ndarray] | None:
+    """Return the latents (trials, time, dimensions) of `most` trials of each split, or None if the file has none."""
+    with h5py.File(path) as file:
+        keys = {split: f"{split}_latents" for split in SPLITS}
+        if not all(key in file for key in keys.values()):
+            return None
+        return {split: file[key][:most] for split, key in keys.items()}

@@ -8,23 +8,19 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import jsonargparse
-import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
+from baselines import r2_of_ideal_observer, r2_of_smoothing, read_ablation, read_published, read_seeds
 from command_line import run, whole_file, writable_folder, write_table
-from evaluate import (
-    find_checkpoints,
-    infer_rates,
-    load_checkpoint,
-    load_data,
-    r2_of_ideal_observer,
-    read_ablation,
-    read_published,
-    validate,
-)
-from plots import STYLE, Example, plot_bits, plot_examples, plot_method, plot_r2, plot_why, save
+from evaluate import find_checkpoints, infer_trials, load_checkpoint, load_data, read_true_latents, validate
+from latent_plots import apply_map, linear_map, plot_lorenz
+from plots import STYLE, plot_bits, plot_neurons_and_bins, plot_overfitting, plot_r2, plot_why, save, save_animation
 from progress import silence_lightning
+from trial_plots import Example, animate_bandwidth, plot_examples, plot_method
+
+MOST_TRIALS = 2000  # of a split, for figures
 
 
 @dataclass
@@ -38,12 +34,25 @@ class Score:
     r2_unobserved: float
     r2_amortised: float
     r2_ideal: float
+    r2_smoothed: float
     bps: float
     seed: int
     checkpoint: str
 
 
-def evaluate(checkpoint: Path, data_path: str | None) -> tuple[Score, Example]:
+@dataclass
+class Level:
+    """What one checkpoint infers on the validation trials; None where that needs a truth that is not known."""
+
+    score: Score
+    example: Example
+    r2: np.ndarray | None = None  # (time, neurons) one minus the mean squared error over the neuron's variance
+    true_latents: np.ndarray | None = None  # (trials, time, 3) those of the simulation
+    latents: np.ndarray | None = None  # the same, as a linear map makes them from the model's
+    condition: np.ndarray | None = None  # (trials,) labels
+
+
+def evaluate(checkpoint: Path, data_path: str | None) -> Level:
     """Score a checkpoint on the validation data, with the masks it was trained with, and take a trial to show."""
     model, options = load_checkpoint(checkpoint)
     data = load_data(checkpoint, model, options | ({"path": data_path} if data_path else {}))
@@ -54,14 +63,24 @@ def evaluate(checkpoint: Path, data_path: str | None) -> tuple[Score, Example]:
         fraction_dropped=1 - bandwidth / data.n_neurons,
         **{name: scores.get(name, np.nan) for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised", "bps")},
         r2_ideal=r2_of_ideal_observer(data),
+        r2_smoothed=r2_of_smoothing(data),
         seed=data.hparams.seed,
         checkpoint=str(checkpoint),
     )
-    shown = len(data.datasets["valid"]) // 2
-    trial = data.datasets["valid"][shown : shown + 1]
-    rates = None if trial.rates is None else trial.rates[0].numpy()
-    inferred = infer_rates(model, trial.spikes)[0].numpy()
-    return score, Example(bandwidth, trial.spikes[0].numpy(), rates, inferred, data.bin_width)
+    train, valid = (data.datasets[split][:MOST_TRIALS] for split in ("train", "valid"))
+    inferred, latents = infer_trials(model, valid.spikes)
+    shown, true = len(inferred) // 2, None if valid.rates is None else valid.rates.numpy()
+    rates = None if true is None else true[shown]
+    example = Example(bandwidth, valid.spikes[shown].numpy(), rates, inferred[shown], data.bin_width)
+    level = Level(score, example, condition=data.trials["valid"].condition)
+    if true is not None:
+        variance = true.var((0, 1))
+        level.r2 = 1 - ((inferred - true) ** 2).mean(0) / np.where(variance > 0, variance, np.nan)
+    true_latents = read_true_latents(data.hparams.path, MOST_TRIALS)
+    if true_latents is not None:
+        to_true = linear_map(infer_trials(model, train.spikes)[1], true_latents["train"])
+        level.latents, level.true_latents = apply_map(to_true, latents), true_latents["valid"]
+    return level
 
 
 def mean_and_sd(scores: list[Score]) -> list[tuple[Score, Score]]:
@@ -101,16 +120,44 @@ def markdown_table(levels: list[tuple[Score, Score]], published: list[dict[str, 
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def plot_levels(levels: list[tuple[Score, Score]], published: list[dict[str, float]]) -> tuple[Figure, str]:
+def draw_curve(levels: list[tuple[Score, Score]], published: list[dict[str, float]]) -> tuple[Figure, str]:
     """Plot the curve over the levels; return the figure and its name."""
     means = {field.name: np.array([getattr(mean, field.name) for mean, _ in levels]) for field in fields(Score)}
     dropped = 100 * means["fraction_dropped"]
     if np.isnan(means["r2"]).all():
         return plot_bits(dropped, means["bps"], np.array([sd.bps for _, sd in levels])), "bits_curve"
     sds = np.array([sd.r2 for _, sd in levels])
-    published_curve = [np.array([level[name] for level in published]) for name in ("fraction_dropped", "valid_r2")]
-    published_curve[0] = 100 * published_curve[0]
-    return plot_r2(dropped, means["r2"], sds, means["r2_amortised"], means["r2_ideal"], published_curve), "r2_curve"
+    demo = tuple(np.array([level[name] for level in published]) for name in ("fraction_dropped", "valid_r2"))
+    seeds_dropped, *of_seeds = read_seeds()
+    return plot_r2(dropped, means, sds, (100 * demo[0], demo[1]), (100 * seeds_dropped, *of_seeds)), "r2_curve"
+
+
+def draw_all(evaluated: list[Level], out: Path) -> None:
+    """Draw every figure that the data allow."""
+    levels = mean_and_sd([level.score for level in evaluated])
+    by_bandwidth = {level.score.bandwidth: level for level in reversed(evaluated)}
+    shown = [by_bandwidth[mean.bandwidth] for mean, _ in levels]  # the first seed of each, widest first
+    examples = [level.example for level in shown]
+    n_neurons = examples[0].spikes.shape[1]
+    few_observed = min(examples, key=lambda example: abs(example.bandwidth - n_neurons / 6))
+    save(*draw_curve(levels, read_published()), out)
+    save(
+        plot_examples(examples, [f"{example.bandwidth} of {n_neurons}" for example in examples]), "example_trials", out
+    )
+    save(plot_method(few_observed), "method", out)
+    histories = read_ablation()
+    save(plot_why(histories), "why", out)
+    fewest = min(histories)
+    _, copying, learning, _ = histories[fewest].values()  # they differ by coordinated dropout alone
+    save(plot_overfitting(copying, learning, fewest), "overfitting", out)
+    if all(level.r2 is not None for level in shown):
+        r2 = {level.score.bandwidth: level.r2 for level in shown}
+        save(plot_neurons_and_bins(r2, few_observed.bin_width), "neurons_and_bins", out)
+        save_animation(animate_bandwidth(examples, [mean.r2 for mean, _ in levels]), "fewer_neurons", out)
+    if all(level.latents is not None for level in shown):
+        few = [shown[0], shown[(len(shown) + 1) // 2], shown[-1]] if len(shown) > 2 else shown
+        recovered = {level.score.bandwidth: level.latents for level in few}
+        save(plot_lorenz(shown[0].true_latents, recovered, shown[0].condition), "lorenz", out)
 
 
 def main() -> None:
@@ -126,19 +173,14 @@ def main() -> None:
     checkpoints = find_checkpoints(options.runs)
     out = writable_folder(options.out, "--out")
     evaluated = [evaluate(checkpoint, options.data) for checkpoint in checkpoints]
-    levels, published = mean_and_sd([score for score, _ in evaluated]), read_published()
-    by_bandwidth = {example.bandwidth: example for _, example in reversed(evaluated)}
-    examples = [by_bandwidth[bandwidth] for bandwidth in sorted(by_bandwidth, reverse=True)]
-    few_observed = min(examples, key=lambda example: abs(example.bandwidth - example.spikes.shape[1] / 6))
-    with matplotlib.rc_context(STYLE):
-        save(*plot_levels(levels, published), out)
-        save(plot_examples(examples), "example_trials", out)
-        save(plot_method(few_observed), "method", out)
-        save(plot_why(read_ablation()), "why", out)
-    write_table(out / "results.csv", [asdict(score) for score, _ in evaluated])
+    with matplotlib.style.context(STYLE):
+        draw_all(evaluated, out)
+    scores = [level.score for level in evaluated]
+    table = markdown_table(mean_and_sd(scores), read_published())
+    write_table(out / "results.csv", [asdict(score) for score in scores])
     with whole_file(out / "results.md") as path:
-        path.write_text(markdown_table(levels, published))
-    print(f"{markdown_table(levels, published)}\nFigures and tables are in {out}")
+        path.write_text(table)
+    print(f"{table}\nFigures and tables are in {out}")
 
 
 if __name__ == "__main__":

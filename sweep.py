@@ -8,19 +8,21 @@ import time
 from collections.abc import Iterator
 from multiprocessing.managers import SyncManager
 from pathlib import Path
-from queue import Queue
+from queue import Queue, SimpleQueue
 
 import joblib
 import torch
 from filelock import FileLock, Timeout
 from jsonargparse import Namespace
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from callbacks import NotFinite
 from cli import TrainCLI
 from command_line import InputError
 from evaluate import validate
 from model import SequentialAutoencoder
-from progress import print_reports, silence_lightning
+from progress import shown, silence_lightning
+from tensorboard_pages import log_result
 
 SCORES = ["r2", "r2_observed", "r2_unobserved", "r2_amortised", "nll", "heldout_nll", "heldout_nll_amortised", "bps"]
 
@@ -41,14 +43,14 @@ def sole_user(folder: Path, patience: float = 5.0) -> Iterator[None]:
         raise InputError(f"{folder}: another process is training there; expected a run that was stopped") from None
 
 
-def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue | None = None) -> dict[str, float]:
+def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue) -> dict[str, float]:
     """Train one level, from its last checkpoint if it has one, and return how its best checkpoint scores.
 
     Args:
         config: What TrainCLI parsed.
         bandwidth: Number of neurons observed at each time step.
         run_dir: Folder of the run; the level has its own folder in it.
-        reports: Where to report progress; None shows Lightning's progress bar instead.
+        reports: Where to report progress.
 
     Raises:
         NotFinite: the loss became infinite or NaN.
@@ -68,6 +70,8 @@ def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue
 
         best = SequentialAutoencoder.load_from_checkpoint(level_dir / "best.ckpt", weights_only=True)
         scores = validate(best, cli.datamodule, config.trainer.accelerator)
+        if isinstance(cli.trainer.logger, TensorBoardLogger):
+            log_result(level_dir, cli.config, scores)
     return {
         "bandwidth": bandwidth,
         "fraction_dropped": 1 - bandwidth / cli.datamodule.n_neurons,
@@ -99,16 +103,18 @@ def serve_sweep() -> None:
 
 
 def train_sweep(config: Namespace, levels: list[int], run_dir: Path) -> list[dict[str, float] | NotFinite]:
-    """Train several levels, `config.jobs` at a time in processes of one thread, and return their scores."""
+    """Train several levels, `config.jobs` at a time in processes of one thread, and return their scores.
+
+    A single level is trained in this process.
+    """
+    if len(levels) == 1:
+        reports = SimpleQueue()
+        with shown(reports, levels, config.quiet):
+            return [attempt_level(config, levels[0], run_dir, reports)]
     manager = SyncManager()
     manager.start(initializer=serve_sweep)
     with manager:
         reports = manager.Queue()
-        printer = threading.Thread(target=print_reports, args=(reports, len(levels)), daemon=True)
-        printer.start()
         workers = joblib.Parallel(n_jobs=config.jobs, initializer=serve_sweep)
-        try:
+        with shown(reports, levels, config.quiet):
             return workers(joblib.delayed(attempt_level)(config, bandwidth, run_dir, reports) for bandwidth in levels)
-        finally:
-            reports.put(None)
-            printer.join()

@@ -9,6 +9,7 @@ python train.py --resume RUN            go on with a run that was stopped
 import contextlib
 import time
 from pathlib import Path
+from queue import Queue
 
 from jsonargparse import Namespace
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -19,7 +20,7 @@ from command_line import FailedWork, InputError, run, writable_folder, write_tab
 from data import SpikeDataModule
 from evaluate import LOGS
 from progress import clock, print_table, silence_lightning
-from sweep import attempt_level, sole_user, train_sweep
+from sweep import sole_user, train_sweep
 
 
 def choose_levels(config: Namespace) -> list[int]:
@@ -43,7 +44,7 @@ def choose_levels(config: Namespace) -> list[int]:
 def check_options(config: Namespace, bandwidth: int) -> None:
     """Make what a level needs and throw it away; raise InputError where an option has a value that cannot be."""
     try:
-        TrainCLI(config.clone()).instantiate_level(bandwidth, LOGS / "none" / "none", None)
+        TrainCLI(config.clone()).instantiate_level(bandwidth, LOGS / "none" / "none", Queue())
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise InputError(f"an option has a wrong value: {error}") from None
 
@@ -65,30 +66,31 @@ def read_stopped_run(cli: TrainCLI) -> tuple[Path, Namespace]:
     """Return the folder of the run that --resume names, and the options that it was started with.
 
     Raises:
-        InputError: no such run, or other options than --jobs beside --resume.
+        InputError: no such run, or other options than --jobs and --quiet beside --resume.
     """
     run_dir = Path(cli.config.resume)
     started_with = run_dir / "config.yaml"
     if not started_with.is_file():
         raise InputError(f"--resume {run_dir}: holds no config.yaml; expected the folder of a run of train.py")
     untouched = cli.parser.parse_args([])
-    untouched.resume, untouched.jobs = cli.config.resume, cli.config.jobs
+    how = {name: cli.config[name] for name in ("resume", "jobs", "quiet")}
+    untouched.update(Namespace(how))
     if cli.config != untouched:
         raise InputError(
-            f"--resume {run_dir}: the options are those in {started_with}; expected --jobs at most beside it"
+            f"--resume {run_dir}: the options are those in {started_with}; expected --jobs or --quiet at most beside it"
         )
     config = cli.parser.parse_path(started_with)
-    config.jobs = cli.config.jobs
+    config.jobs, config.quiet = cli.config.jobs, cli.config.quiet
     return run_dir, config
 
 
 def train(config: Namespace, levels: list[int], run_dir: Path) -> None:
     """Train the levels of a run, then write and print their scores; raise FailedWork where a training exploded."""
     start = time.perf_counter()
-    print(f"Training {len(levels)} level{'s' * (len(levels) > 1)} in {run_dir}", flush=True)
+    if not config.quiet:
+        print(f"Training {len(levels)} level{'s' * (len(levels) > 1)} in {run_dir}", flush=True)
     try:
-        alone = len(levels) == 1
-        results = [attempt_level(config, levels[0], run_dir)] if alone else train_sweep(config, levels, run_dir)
+        results = train_sweep(config, levels, run_dir)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; go on with: python train.py --resume {run_dir}") from None
     exploded = {level: result for level, result in zip(levels, results, strict=True) if isinstance(result, NotFinite)}
@@ -96,8 +98,9 @@ def train(config: Namespace, levels: list[int], run_dir: Path) -> None:
     if results:
         write_table(run_dir / "results.csv", results)
         print_table(results)
-    print(f"\nIt took {clock(time.perf_counter() - start)}. The runs are in {run_dir}.")
-    print(f"Look at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}")
+    if not config.quiet:
+        print(f"\nIt took {clock(time.perf_counter() - start)}. The runs are in {run_dir}.")
+        print(f"Look at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}")
     if exploded:
         raise FailedWork("; ".join(f"bandwidth {level} stopped: {error}" for level, error in exploded.items()))
 

@@ -1,7 +1,11 @@
 """Data files for the tests: small, and made in a temporary folder."""
 
+import contextlib
+import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -99,3 +103,23 @@ def sweep(tmp_path_factory, small_lorenz) -> tuple[Path, str]:
     assert process.returncode == 0, errors
     assert errors == ""
     return folder / "lightning_logs" / "two", output
+
+
+@contextlib.contextmanager
+def tensorboard(folder: Path, *words: str) -> Iterator[str]:
+    """Run TensorBoard in `folder` with the given words, on loopback; yield its address."""
+    program = Path(sys.executable).with_name("tensorboard")
+    words = (program, *words, "--port", "0", "--host", "127.0.0.1")
+    server = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)
+    try:
+        for line in server.stderr:
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                break
+        yield found[0]
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", type=Path, help="Folder to save the pages of TensorBoard to, as pictures")

@@ -19,11 +19,25 @@ def test_times_are_read_from_a_history(tmp_path):
     assert later - history["to_published_s"] == pytest.approx(4)  # at epoch 7.5, not 5.5
 
 
-def test_ratios_say_what_was_never_reached(capsys):
-    reached = {"bandwidth": 5, "epoch_s": 1.2, "bare_s": 1.0, "train_s": 100.0, "to_published_s": 20.0}
-    never = reached | {"to_published_s": np.inf}
-    benchmark.print_ratios([reached, never, reached], [reached | {"to_published_s": 2.0}, reached, never])
+def test_ratios_are_of_means_over_seeds_and_say_what_was_never_reached(capsys):
+    reached = {
+        "recipe": "published",
+        "until": "target",
+        "epoch_s": 1.2,
+        "bare_s": 1.0,
+        "train_s": 100.0,
+        "to_published_s": 20.0,
+    }
+    ours = reached | {"recipe": "ours"}
+    end = ours | {"until": "end", "epoch_s": 1.1, "to_published_s": 1.0}
+    fast, never = {"to_published_s": 2.0}, {"to_published_s": np.inf}
+    levels = {
+        5: [reached, end, ours | fast, ours | {"to_published_s": 6.0}],
+        3: [reached | never, end, ours],
+        2: [reached, end, ours, ours | never],
+    }
+    benchmark.print_ratios([row | {"bandwidth": level} for level, rows in levels.items() for row in rows])
     lines = capsys.readouterr().out.splitlines()[-3:]
-    assert lines[0].split() == ["5", "1.20", "1.20", "20", "2", "10"]
-    assert lines[1].split() == ["5", "1.20", "1.20", ">100", "20", "5"]
-    assert lines[2].split() == ["5", "1.20", "1.20", "20", "never", "-"]
+    assert lines[0].split() == ["5", "1.20", "1.10", "20", "4.0", "5.0"]
+    assert lines[1].split() == ["3", "1.20", "1.10", ">100", "20.0", "5.0"]
+    assert lines[2].split() == ["2", "1.20", "1.10", "20", "never", "-"]

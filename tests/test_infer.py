@@ -12,7 +12,7 @@ from conftest import ROOT, command
 
 import infer
 from command_line import InputError
-from evaluate import infer_rates, load_checkpoint, load_data
+from evaluate import infer_trials, load_checkpoint, load_data
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_rates_of_a_file_are_those_of_the_model(monkeypatch, tmp_path, checkpoin
     with h5py.File(out) as file:
         for split in ("train", "valid"):
             spikes = data.datasets[split].trials.spikes
-            np.testing.assert_allclose(file[f"{split}_rates"], infer_rates(model, spikes), rtol=1e-4)
+            np.testing.assert_allclose(file[f"{split}_rates"], infer_trials(model, spikes)[0], rtol=1e-4)
             np.testing.assert_allclose(np.exp(file[f"{split}_log_rates"][:]) / 0.02, file[f"{split}_rates"], rtol=1e-4)
             assert file[f"{split}_latents"].shape == (len(spikes), 20, 8)
             assert file[f"{split}_initial_condition"].shape == (len(spikes), 8)
@@ -88,7 +88,14 @@ def test_wrong_counts_and_files_in_the_way_leave_everything_as_it_was(monkeypatc
 
 
 def test_the_example_leads_from_spike_times_to_rates(tmp_path):
-    for name in (*ROOT.glob("*.py"), ROOT / "configs", ROOT / "reference", ROOT / "docs", ROOT / "examples"):
+    for name in (
+        *ROOT.glob("*.py"),
+        *ROOT.glob("*.mplstyle"),
+        ROOT / "configs",
+        ROOT / "reference",
+        ROOT / "docs",
+        ROOT / "examples",
+    ):
         (shutil.copytree if name.is_dir() else shutil.copy)(name, tmp_path / name.name)
     process = command(tmp_path, "examples/own_recording.py", "--epochs", "10")
     output, errors = process.communicate(timeout=150)

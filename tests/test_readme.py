@@ -1,11 +1,10 @@
-"""What the README says is so: its commands run, its table is what the committed checkpoints give."""
+"""What README and tour say is so: their commands run, the table is what the committed checkpoints give."""
 
 import csv
 import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,10 +13,14 @@ from pathlib import Path
 
 import h5py
 import pytest
-from conftest import ROOT
+from conftest import ROOT, tensorboard
+from PIL import Image
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-IN_BLOCKS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
+IN_BLOCKS = [
+    line for block in re.findall(r"```bash\n(.*?)```", README + TOUR, re.DOTALL) for line in block.splitlines()
+]
 IN_TEXT = re.findall(r"(?<!`)`(python [^`]+)`(?!`)", README.replace("\n", " "))
 COMMANDS = [command.strip() for line in IN_BLOCKS + IN_TEXT for command in line.split("&&")]
 OWN_RECORDINGS = README.split("## Your own recordings")[1].split("\n## ")[0]  # has a test of its own
@@ -84,22 +87,12 @@ def test_there_is_nothing_else_to_run():
 
 
 def test_tensorboard_shows_the_pretrained_runs():
-    command = shlex.split(next(command for command in COMMANDS if command.startswith("tensorboard")))
-    program = Path(sys.executable).with_name(command[0])
-    server = subprocess.Popen(
-        [program, *command[1:], "--port", "0", "--host", "127.0.0.1"], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        for line in server.stderr:
-            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                break
+    command = next(command for command in COMMANDS if command.startswith("tensorboard"))
+    with tensorboard(ROOT, *shlex.split(command)[1:]) as address:
         deadline, runs = time.monotonic() + 30, ""
         while "bandwidth_02" not in runs and time.monotonic() < deadline:
-            runs = urllib.request.urlopen(found[0] + "/data/runs", timeout=10).read().decode()
+            runs = urllib.request.urlopen(address + "/data/runs", timeout=10).read().decode()
             time.sleep(0.2)
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.communicate()
     for bandwidth in (29, 25, 20, 15, 10, 5, 3, 2):
         assert f"pretrained/bandwidth_{bandwidth:02}" in runs
 
@@ -139,6 +132,20 @@ def test_the_repository_stays_small():
     assert os.path.getsize(ROOT / "lorenz_data.h5") < 3e6
 
 
-def test_linked_files_exist():
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("document", ["README.md", "docs/tour.md", "docs/recipe.md"])
+def test_linked_files_exist(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)[^)]*\)", text.replace("](http", "](:")):
+        assert ((ROOT / document).parent / target).exists(), target
+
+
+def test_every_figure_is_told_to_those_who_cannot_see_it():
+    figures = re.findall(r"!\[([^]]*)\]\(([^)]+)\)", README)
+    assert {Path(path).name for _, path in figures} >= {path.name for path in (ROOT / "figures").glob("*.png")}
+    assert all(len(alt) > 60 for alt, _ in figures)
+
+
+def test_the_animation_is_small_and_has_a_picture_for_each_level():
+    path = ROOT / "figures" / "fewer_neurons.gif"
+    assert path.stat().st_size < 3e6
+    assert Image.open(path).n_frames == 8

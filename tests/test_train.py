@@ -1,7 +1,11 @@
 """The commands, run as a user runs them, on data small enough to be quick."""
 
+import contextlib
 import csv
+import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -67,7 +71,7 @@ def test_the_saved_configuration_repeats_the_run_bit_for_bit(sweep):
     process = command(folder, str(ROOT / "train.py"), "--config", str(config), "--name", "again")
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert "Epoch" in output  # one level alone has a progress bar
+    assert "epoch    4/4" in output
     weights = [
         torch.load(path / "bandwidth_02" / "last.ckpt", weights_only=True) for path in (run, run.parent / "again")
     ]
@@ -82,8 +86,9 @@ def test_plot_results_writes_figures_and_tables_of_the_newest_run(sweep):
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     out = folder / "shown"
-    figures = ("r2_curve", "example_trials", "method", "why")
-    names = {figure + suffix for figure in figures for suffix in (".png", ".pdf")} | {"results.csv", "results.md"}
+    figures = ("r2_curve", "example_trials", "method", "why", "overfitting", "neurons_and_bins", "lorenz")
+    names = {figure + suffix for figure in figures for suffix in (".png", ".pdf")}
+    names |= {"results.csv", "results.md", "fewer_neurons.gif"}
     assert {path.name for path in out.iterdir()} == names
     assert (out / "r2_curve.png").read_bytes().startswith(b"\x89PNG")
     with open(out / "results.csv") as file:
@@ -92,6 +97,35 @@ def test_plot_results_writes_figures_and_tables_of_the_newest_run(sweep):
         for row in csv.DictReader(file):
             assert float(rows[row["bandwidth"]]["r2"]) == pytest.approx(float(row["r2"]), abs=1e-5)
     assert (out / "results.md").read_text() in output
+
+
+def test_quiet_leaves_the_table_alone(tmp_path, small_lorenz):
+    words = [str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", "3", "--quiet"]
+    output, errors = command(tmp_path, *words, *SMALL).communicate(timeout=60)
+    assert errors == ""
+    titles, row = output.strip().splitlines()
+    assert titles.split()[0] == "bandwidth"
+    assert row.split()[:2] == ["3", "75%"]
+
+
+def test_a_terminal_shows_a_line_for_each_level_and_one_for_the_sweep(tmp_path, small_lorenz):
+    words = [sys.executable, str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", "3", "2", *SMALL]
+    control, terminal = os.openpty()
+    process = subprocess.Popen(
+        words, cwd=tmp_path, stdout=terminal, env=os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    )
+    os.close(terminal)
+    output = b""
+    with contextlib.suppress(OSError):  # which is how the end of a terminal is told
+        while part := os.read(control, 10000):
+            output += part
+    os.close(control)
+    assert process.wait(timeout=60) == 0
+    lines = [line for line in re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"\n", output).decode().splitlines() if line.strip()]
+    shown = " ".join(lines)
+    assert re.search(r"bandwidth  3\s+━+\s+4/4\s+R² +-?0\.\d{3}", shown)
+    assert re.search(r"bandwidth  2\s+━+\s+4/4\s+R² +-?0\.\d{3}", shown)
+    assert re.search(r"sweep\s+━+\s+8/8\s+epochs", shown)
 
 
 @pytest.mark.parametrize("levels", [["3"], ["3", "2"]])

@@ -1,0 +1,121 @@
+"""What TensorBoard gets, and what a browser shows of it."""
+
+import csv
+import io
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, tensorboard
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+PRETRAINED = ROOT / "lightning_logs" / "pretrained"
+FIGURES = {"inference", "latents", "inferred_against_true"}
+
+
+@pytest.fixture(params=["sweep", "pretrained"])
+def level_dirs(request) -> list[Path]:
+    """The levels of a run that was just trained, and of the one that comes with the repo."""
+    run = PRETRAINED if request.param == "pretrained" else request.getfixturevalue("sweep")[0]
+    return sorted(run.glob("bandwidth_*"))
+
+
+def test_a_level_has_a_text_charts_and_figures(level_dirs):
+    for level_dir in level_dirs:
+        events = EventAccumulator(str(level_dir), size_guidance={"images": 0}).Reload()
+        text = events.Tensors("run/text_summary")[0].tensor_proto.string_val[0].decode()
+        assert f"python train.py --config lightning_logs/{level_dir.parent.name}/{level_dir.name}/config.yaml" in text
+        layout = Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+        tags = {tag.strip("^$") for part in layout.category for chart in part.chart for tag in chart.multiline.tag}
+        assert {"valid/r2", "valid/bps"} <= tags <= set(events.Tags()["scalars"]) | {"valid/r2_unobserved"}
+        assert set(events.Tags()["images"]) == FIGURES
+        for figure in FIGURES:
+            images = events.Images(figure)
+            n_epochs = events.Scalars("train/learning_rate")[-1].step
+            assert 2 <= len(images) <= 3
+            assert images[-1].step == n_epochs
+            assert len(set(Image.open(io.BytesIO(images[-1].encoded_image_string)).convert("L").tobytes())) > 50
+        assert sum(path.stat().st_size for path in level_dir.glob("events*")) < 1e6
+
+
+def test_the_scores_of_the_best_checkpoint_and_the_settings_are_in_hparams(level_dirs):
+    with open(level_dirs[0].parent / "results.csv", newline="") as file:
+        results = {int(row["bandwidth"]): row for row in csv.DictReader(file)}
+    for level_dir in level_dirs:
+        accumulator = EventAccumulator(str(level_dir)).Reload()
+        content = accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+        for name in (b"bandwidth", b"seed", b"recipe", b"setting/hidden_size"):
+            assert name in content
+        result = results[int(level_dir.name.split("_")[1])]
+        for name in ("r2", "bps"):
+            assert accumulator.Scalars(f"best/{name}")[0].value == pytest.approx(float(result[name]), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    words = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    for word in [*words.split(), "disable-component-update", "disable-sync", "window-size=1500,1000"]:
+        options.add_argument(f"--{word}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    driver = webdriver.Chrome(options, Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def address():
+    with tensorboard(ROOT, "--logdir", "lightning_logs") as address:
+        yield address
+
+
+# the text of the page, also of what its components keep to themselves
+PAGE_TEXT = """
+    const texts = [];
+    const visit = (node) => {
+        if (node.nodeType === Node.TEXT_NODE) texts.push(node.textContent);
+        if (["STYLE", "SCRIPT", "TEMPLATE"].includes(node.tagName)) return;
+        if (node.shadowRoot) visit(node.shadowRoot);
+        node.childNodes.forEach(visit);
+    };
+    visit(document.body);
+    return texts.join(" ");
+"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromium-driver")
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [
+        ("scalars&tagFilter=valid/r2|valid/bps&_smoothingWeight=0", ["valid/r2", "valid/r2_amortised", "valid/bps"]),
+        ("custom_scalars&_smoothingWeight=0", ["R² of inferred to true rates", "bits per spike"]),
+        ("images", ["inference", "latents", "step"]),
+        ("text", ["Selective backpropagation through time", "--config"]),
+        ("hparams", ["bandwidth", "recipe", "seed", "best/r2", "best/bps"]),
+    ],
+)
+def test_a_browser_shows(browser, address, request, page, shown):
+    name = page.split("&")[0]
+    with open(PRETRAINED / "results.csv", newline="") as file:
+        results = list(csv.DictReader(file))
+    shown += [f"pretrained/bandwidth_{int(result['bandwidth']):02}" for result in results]
+    if name == "hparams":
+        shown += [f"{float(result[score]):.5f}"[:-1] for result in results for score in ("r2", "bps")]
+    browser.get(f"{address}/#{page}")
+    browser.refresh()  # for a page of the same application, which a new address alone does not load
+    deadline, text = time.monotonic() + 30, ""
+    while not all(words in text for words in shown) and time.monotonic() < deadline:
+        time.sleep(0.2)
+        text = browser.execute_script(PAGE_TEXT)
+    assert [words for words in shown if words not in text] == []
+    if folder := request.config.getoption("--screenshots"):
+        time.sleep(3)  # for what is still being drawn
+        browser.save_screenshot(folder / f"tensorboard_{name}.png")
