@@ -18,7 +18,7 @@ from evaluate import LOGS
 
 RECIPES = {
     "public demo's recipe": ["--config", "configs/published.yaml"],
-    "+ Muon, its schedule and start": ["--model.coordinated_dropout", "0", "--model.sharing", "0"],
+    "+ Muon, its schedule, start and decay": ["--model.coordinated_dropout", "0", "--model.sharing", "0"],
     "+ coordinated dropout": ["--model.sharing", "0"],
     "+ comparison of trials (this repo)": [],
 }
