@@ -86,7 +86,7 @@ class TrainCLI(LightningCLI):
         if trainer.max_epochs is not None and 0 < trainer.max_epochs < trainer.check_val_every_n_epoch:
             trainer.check_val_every_n_epoch = trainer.max_epochs  # a short training is validated too
         self.overrides = {"enable_progress_bar": False}  # the reports are shown instead
-        self.timer = Timer()
+        self.timer = Timer(trainer.max_time)  # Lightning makes none of its own beside it
         self.last_checkpoint = level_dir / "last.ckpt" if (level_dir / "last.ckpt").exists() else None
         if trainer.logger in (None, True):
             run_dir = level_dir.parent

@@ -147,6 +147,7 @@ def save(figure: Figure, name: str, out: Path) -> None:
     for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
         with whole_file(out / (name + suffix)) as path:
             figure.savefig(path, metadata=metadata)
+        figure.set_layout_engine("none")  # it is laid out once, which takes longer than drawing
 
 
 def save_animation(animation: FuncAnimation, name: str, out: Path) -> None:

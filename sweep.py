@@ -16,9 +16,8 @@ from filelock import FileLock, Timeout
 from jsonargparse import Namespace
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from callbacks import NotFinite
 from cli import TrainCLI
-from command_line import InputError
+from command_line import FailedWork, InputError
 from evaluate import validate
 from model import SequentialAutoencoder
 from progress import shown, silence_lightning
@@ -53,7 +52,7 @@ def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue
         reports: Where to report progress.
 
     Raises:
-        NotFinite: the loss became infinite or NaN.
+        FailedWork: the loss became infinite or NaN, or the training ended before its first validation.
     """
     torch.set_num_threads(1)  # two levels at a time with one thread each beat one level with two
     silence_lightning()
@@ -68,6 +67,11 @@ def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
 
+        if not (level_dir / "best.ckpt").exists():
+            raise FailedWork(
+                f"the training ended after {cli.trainer.current_epoch} epochs, before its first validation; "
+                "expected a lower --trainer.check_val_every_n_epoch, or a longer training"
+            )
         best = SequentialAutoencoder.load_from_checkpoint(level_dir / "best.ckpt", weights_only=True)
         scores = validate(best, cli.datamodule, config.trainer.accelerator)
         if isinstance(cli.trainer.logger, TensorBoardLogger):
@@ -81,11 +85,11 @@ def train_level(config: Namespace, bandwidth: int, run_dir: Path, reports: Queue
     }
 
 
-def attempt_level(*args) -> dict[str, float] | NotFinite:
-    """Do as `train_level` does, but return a training that exploded instead of raising it: others can go on."""
+def attempt_level(*args) -> dict[str, float] | FailedWork:
+    """Do as `train_level` does, but return what made a training fail instead of raising it: others can go on."""
     try:
         return train_level(*args)
-    except NotFinite as error:
+    except FailedWork as error:
         return error
 
 
@@ -102,7 +106,7 @@ def serve_sweep() -> None:
     threading.Thread(target=end_with_sweep, daemon=True).start()
 
 
-def train_sweep(config: Namespace, levels: list[int], run_dir: Path) -> list[dict[str, float] | NotFinite]:
+def train_sweep(config: Namespace, levels: list[int], run_dir: Path) -> list[dict[str, float] | FailedWork]:
     """Train several levels, `config.jobs` at a time in processes of one thread, and return their scores.
 
     A single level is trained in this process.

@@ -42,7 +42,10 @@ def recipe_name(config: Namespace) -> str:
 
 
 def hyperparameters(config: Namespace) -> dict[str, str | int | float | bool]:
-    """Return what tells one level from another, under names that keep TensorBoard's alphabet from hiding what matters."""
+    """Return what tells one level from another.
+
+    TensorBoard shows the first five by the alphabet: bandwidth, recipe and seed come before anything named `setting/`.
+    """
     own = {"bandwidth": config.data.bandwidth, "recipe": recipe_name(config), "seed": config.seed_everything}
     from_data = {"n_neurons", "bin_width"}
     settings = {name: value for name, value in config.model.as_dict().items() if name not in from_data}
@@ -90,7 +93,7 @@ class RunPages(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         epoch, last_epoch = trainer.current_epoch + 1, trainer.max_epochs or -1
-        thirds_before, thirds = (3 * n // last_epoch for n in (epoch - trainer.check_val_every_n_epoch, epoch))
+        thirds_before, thirds = (3 * n // last_epoch for n in (epoch - (trainer.check_val_every_n_epoch or 1), epoch))
         if not isinstance(trainer.logger, TensorBoardLogger) or last_epoch < 0 or thirds == thirds_before:
             return
         with matplotlib.style.context(STYLE):

@@ -14,7 +14,6 @@ from queue import Queue
 from jsonargparse import Namespace
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from callbacks import NotFinite
 from cli import LEVELS, TrainCLI
 from command_line import FailedWork, InputError, run, writable_folder, write_table
 from data import SpikeDataModule
@@ -85,7 +84,7 @@ def read_stopped_run(cli: TrainCLI) -> tuple[Path, Namespace]:
 
 
 def train(config: Namespace, levels: list[int], run_dir: Path) -> None:
-    """Train the levels of a run, then write and print their scores; raise FailedWork where a training exploded."""
+    """Train the levels of a run, then write and print their scores; raise FailedWork where a training failed."""
     start = time.perf_counter()
     if not config.quiet:
         print(f"Training {len(levels)} level{'s' * (len(levels) > 1)} in {run_dir}", flush=True)
@@ -93,16 +92,16 @@ def train(config: Namespace, levels: list[int], run_dir: Path) -> None:
         results = train_sweep(config, levels, run_dir)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted; go on with: python train.py --resume {run_dir}") from None
-    exploded = {level: result for level, result in zip(levels, results, strict=True) if isinstance(result, NotFinite)}
-    results = [result for result in results if not isinstance(result, NotFinite)]
+    failed = {level: result for level, result in zip(levels, results, strict=True) if isinstance(result, FailedWork)}
+    results = [result for result in results if not isinstance(result, FailedWork)]
     if results:
         write_table(run_dir / "results.csv", results)
         print_table(results)
     if not config.quiet:
         print(f"\nIt took {clock(time.perf_counter() - start)}. The runs are in {run_dir}.")
         print(f"Look at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}")
-    if exploded:
-        raise FailedWork("; ".join(f"bandwidth {level} stopped: {error}" for level, error in exploded.items()))
+    if failed:
+        raise FailedWork("; ".join(f"bandwidth {level} stopped: {error}" for level, error in failed.items()))
 
 
 def main() -> None:

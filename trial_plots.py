@@ -146,4 +146,7 @@ def animate_bandwidth(examples: list[Example], r2: list[float]) -> FuncAnimation
         length.set_width(r2[frame])
         bar.set_xlabel(f"R² of inferred to true rates, over all validation trials: {r2[frame]:.2f}")
 
+    draw(0)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # so that nothing moves between the pictures
     return FuncAnimation(figure, draw, frames=len(examples), init_func=lambda: None)

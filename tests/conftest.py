@@ -1,7 +1,9 @@
 """Data files for the tests: small, and made in a temporary folder."""
 
 import contextlib
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of the commands too: two at a time have two cores
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -123,3 +126,32 @@ def tensorboard(folder: Path, *words: str) -> Iterator[str]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", type=Path, help="Folder to save the pages of TensorBoard to, as pictures")
+
+
+@pytest.fixture(scope="module")
+def copy_of_repo(tmp_path_factory) -> Path:
+    """What a user has after cloning, but for the figures, which the commands make again."""
+    files = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    folder = tmp_path_factory.mktemp("clone")
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    shutil.rmtree(folder / "figures")
+    return folder
+
+
+def run_in(folder: Path, words: list[str]) -> None:
+    """Run a command, a training for one epoch only, and expect it to have nothing to complain of."""
+    if "train.py" in words and not {"--help", "--print_config", "--resume"} & set(words):
+        words += ["--trainer.max_epochs", "1"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+def commands_in(document: str) -> list[str]:
+    """Return the commands in the bash blocks of a document."""
+    blocks = re.findall(r"```bash\n(.*?)```", document, re.DOTALL)
+    return [command.strip() for block in blocks for line in block.splitlines() for command in line.split("&&")]

@@ -1,11 +1,9 @@
-"""What README and tour say is so: their commands run, the table is what the committed checkpoints give."""
+"""What the README says is so: its commands run, its table is what the committed checkpoints give."""
 
 import csv
 import os
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 import time
 import urllib.request
@@ -13,16 +11,12 @@ from pathlib import Path
 
 import h5py
 import pytest
-from conftest import ROOT, tensorboard
+from conftest import ROOT, commands_in, run_in, tensorboard
 from PIL import Image
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
-IN_BLOCKS = [
-    line for block in re.findall(r"```bash\n(.*?)```", README + TOUR, re.DOTALL) for line in block.splitlines()
-]
 IN_TEXT = re.findall(r"(?<!`)`(python [^`]+)`(?!`)", README.replace("\n", " "))
-COMMANDS = [command.strip() for line in IN_BLOCKS + IN_TEXT for command in line.split("&&")]
+COMMANDS = commands_in(README) + IN_TEXT
 OWN_RECORDINGS = README.split("## Your own recordings")[1].split("\n## ")[0]  # has a test of its own
 # .ci/run makes the environment, calls pytest and runs the main job; tensorboard has a test of its own
 MAIN_JOB = ["python train.py", "python plot_results.py"]
@@ -33,33 +27,10 @@ SCRIPTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def copy_of_repo(tmp_path_factory) -> Path:
-    """What a user has after cloning, but for the figures, which the commands make again."""
-    files = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    folder = tmp_path_factory.mktemp("clone")
-    for name in files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-    shutil.rmtree(folder / "figures")
-    return folder
-
-
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_a_command_of_the_readme_runs(copy_of_repo, command):
     words = [sys.executable, *shlex.split(command)[1:]]
     run_in(copy_of_repo, words)
-
-
-def run_in(folder: Path, words: list[str]) -> None:
-    """Run a command, a training for one epoch only, and expect it to have nothing to complain of."""
-    if "train.py" in words and not {"--help", "--print_config", "--resume"} & set(words):
-        words += ["--trainer.max_epochs", "1"]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=170)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
 
 
 def test_own_recordings_go_in_and_rates_come_out(copy_of_repo):

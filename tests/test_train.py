@@ -247,3 +247,22 @@ def test_published_config_is_the_published_recipe(monkeypatch):
     assert (model.schedule, model.coordinated_dropout, model.hidden_size) == ("constant", 0.0, 50)
     assert (trainer.max_epochs, trainer.gradient_clip_val, config.data.batch_size) == (1000, None, 64)
     assert config.monitor == "valid/nll"
+
+
+def test_a_training_that_ends_before_its_first_validation_says_so(tmp_path, small_lorenz):
+    words = [str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", "3", *SMALL]
+    steps = ["--trainer.max_epochs=null", "--trainer.max_steps=2"]
+    process = command(tmp_path, *words, *steps)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "before its first validation; expected a lower --trainer.check_val_every_n_epoch" in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_the_time_of_a_training_can_be_limited(tmp_path, small_lorenz):
+    words = [str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", "3", *SMALL]
+    limits = ["--trainer.max_epochs=100000", "--trainer.max_time=00:00:00:03"]
+    process = command(tmp_path, *words, *limits)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "best.ckpt" in {path.name for path in (tmp_path / "lightning_logs").glob("*/*/*")}
