@@ -13,6 +13,17 @@ import math
 import torch
 from torch import Tensor
 
+FLOOR = -60.0  # nats; what explains a trial worse than the best by more is as good as impossible
+
+
+def floored(log_likelihoods: Tensor) -> Tensor:
+    """Cut off (B, J) log-likelihoods at FLOOR below each trial's best.
+
+    Their exponentials would be too small to matter, yet denormal numbers, with which a processor takes many times as long.
+    """
+    best = log_likelihoods.detach().amax(dim=1, keepdim=True)
+    return log_likelihoods.clamp(min=best + FLOOR)
+
 
 def log_likelihoods(spikes: Tensor, log_rates: Tensor) -> Tensor:
     """Poisson log-likelihood of the observed counts of every trial under every trajectory.
@@ -34,7 +45,7 @@ def posterior_weights(spikes: Tensor, log_rates: Tensor) -> Tensor:
     Shapes as for `log_likelihoods`. The mean of the trajectories' rates under these weights is the estimate with the
     least expected squared error, if one of the trajectories is the true one.
     """
-    return log_likelihoods(spikes, log_rates).softmax(dim=1)
+    return floored(log_likelihoods(spikes, log_rates)).softmax(dim=1)
 
 
 def leave_one_out_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
@@ -57,5 +68,5 @@ def leave_one_out_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
         return 0.0 * log_rates.sum()
     itself = torch.eye(len(spikes), dtype=torch.bool, device=spikes.device)
     by_others = log_likelihoods(spikes, log_rates).masked_fill(itself, -torch.inf)
-    log_evidence = by_others.logsumexp(dim=1) - math.log(n_others)
+    log_evidence = floored(by_others).logsumexp(dim=1) - math.log(n_others)
     return -log_evidence.sum() / (~spikes.isnan()).sum().clamp(min=1)

@@ -76,3 +76,16 @@ def test_nothing_to_compare_with_is_no_loss():
         loss.backward()
         assert loss.item() == 0
         assert (log_rates.grad == 0).all()
+
+
+def test_no_number_is_so_small_that_it_slows_the_processor_down():
+    spikes, log_rates = some_trials()
+    log_rates = torch.linspace(-40, 5, 5)[:, None, None] + log_rates  # from impossible to likely
+    weights = posterior_weights(spikes, log_rates)
+    assert weights.min() > 1e-30
+    assert (weights < 1e-20).any()
+    log_rates.requires_grad_()
+    leave_one_out_loss(log_rates, spikes).backward()
+    gradient = log_rates.grad.abs()
+    assert gradient.max() > 0
+    assert not ((gradient > 0) & (gradient < torch.finfo(torch.float32).tiny)).any()
