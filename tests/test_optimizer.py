@@ -1,0 +1,60 @@
+"""Muon and AdamW as one optimizer."""
+
+import pytest
+import torch
+from torch import nn
+
+from optimizer import MuonAdamW, orthogonalized
+
+
+@pytest.mark.parametrize("shape", [(30, 10), (10, 30), (20, 20), (1, 8)])
+def test_all_directions_become_about_equally_large(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    before, after = torch.linalg.svdvals(matrix), torch.linalg.svdvals(orthogonalized(matrix))
+    large = before > 0.1 * before[0]
+    assert ((after[large] > 0.65) & (after[large] < 1.25)).all()
+
+
+def test_the_zero_matrix_stays():
+    assert (orthogonalized(torch.zeros(4, 3)) == 0).all()
+
+
+def copies_of_weights() -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """A wide and a tall matrix and a vector, twice."""
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(shape, generator=generator) for shape in ((6, 12), (15, 5), (7,))]
+    return tuple([nn.Parameter(weight.clone()) for weight in weights] for _ in range(2))
+
+
+def test_it_does_what_torch_does_in_lower_precision():
+    ours, torchs = copies_of_weights()
+    one = MuonAdamW(ours, lr=1e-2, weight_decay=0.2)
+    two = [
+        torch.optim.Muon(torchs[:2], lr=1e-2, weight_decay=0.2, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(torchs[2:], lr=1e-2, weight_decay=0.0),
+    ]
+    start = [weight.detach().clone() for weight in ours]
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        for our, their in zip(ours, torchs, strict=True):
+            our.grad = torch.randn(our.shape, generator=generator)
+            their.grad = our.grad.clone()
+        for optimizer in (one, *two):
+            optimizer.step()
+    for our, their, before in zip(ours, torchs, start, strict=True):
+        assert (our - their).abs().max() < 0.05 * (their - before).abs().max()
+
+
+def test_a_closure_is_called_and_its_loss_returned():
+    weights, _ = copies_of_weights()
+    optimizer = MuonAdamW(weights, lr=1e-2, weight_decay=0.0)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = sum((weight**2).sum() for weight in weights)
+        loss.backward()
+        return loss
+
+    before = closure().item()
+    assert optimizer.step(closure).item() == before
+    assert closure().item() < before
