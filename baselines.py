@@ -55,7 +55,7 @@ def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor |
     first_trial = np.unique(trials.condition, return_index=True)[1]
     expected_counts = torch.from_numpy(trials.rates[first_trial]).double() * bin_width
     weights = posterior_weights(spikes, expected_counts.clamp(min=1e-9).log())
-    return (torch.einsum("bj,jtn->btn", weights, expected_counts) / bin_width).float()
+    return (torch.tensordot(weights, expected_counts, 1) / bin_width).float()
 
 
 def r2_of_smoothing(data: SpikeDataModule) -> float:
