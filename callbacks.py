@@ -27,7 +27,10 @@ class SeedEachStep(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch: tuple, index: int) -> None:
-        torch.manual_seed(mix_seeds(self.seed, trainer.current_epoch, index, trainer.global_rank))
+        seed = mix_seeds(self.seed, trainer.current_epoch, index, trainer.global_rank)
+        # for the processor by itself: torch.manual_seed would take longer over devices that are not there than to seed it
+        seed_device = torch.default_generator.manual_seed if model.device.type == "cpu" else torch.manual_seed
+        seed_device(seed)
 
 
 class StopIfNotFinite(Callback):
