@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of the commands too: two at a time have two cores
 torch.set_num_threads(1)
@@ -87,12 +88,23 @@ def command(folder: Path, *words: str) -> subprocess.Popen:
 
 @pytest.fixture(scope="session")
 def sweep(tmp_path_factory, small_lorenz) -> tuple[Path, str]:
-    """A sweep over two levels by two processes: its run folder, and what it printed."""
-    folder = tmp_path_factory.mktemp("sweep")
+    """A sweep over two levels by two processes: its run folder, and what it printed; one for all workers of the tests."""
+    temporary = tmp_path_factory.getbasetemp()
+    folder = (temporary.parent if "PYTEST_XDIST_WORKER" in os.environ else temporary) / "sweep"
+    printed = folder / "printed.txt"
+    with FileLock(f"{folder}.lock"):
+        if not printed.exists():
+            folder.mkdir()
+            printed.write_text(train_two_levels(folder, small_lorenz), encoding="utf-8")
+    return folder / "lightning_logs" / "two", printed.read_text(encoding="utf-8")
+
+
+def train_two_levels(folder: Path, data_file: str) -> str:
+    """Train two small models in `folder` and return what was printed."""
     words = [
         str(ROOT / "train.py"),
         "--data.path",
-        small_lorenz,
+        data_file,
         "--bandwidths",
         "4",
         "2",
@@ -105,7 +117,7 @@ def sweep(tmp_path_factory, small_lorenz) -> tuple[Path, str]:
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert errors == ""
-    return folder / "lightning_logs" / "two", output
+    return output
 
 
 @contextlib.contextmanager
