@@ -17,7 +17,7 @@ from command_line import FailedWork, run, writable_folder, write_table
 from evaluate import LOGS
 
 RECIPES = {
-    "public demo's recipe": ["--config", "configs/published.yaml"],
+    "public demo's recipe": ["--config", "configs/published.yaml", "--trainer.max_epochs", "200"],  # not all its 1000
     "+ Muon, its schedule, start and decay": ["--model.coordinated_dropout", "0", "--model.sharing", "0"],
     "+ coordinated dropout": ["--model.sharing", "0"],
     "+ comparison of trials (this repo)": [],
@@ -61,18 +61,21 @@ def main() -> None:
     parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--bandwidths", type=int, nargs="+", default=[29, 2], help="Numbers of observed neurons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
-    parser.add_argument("--epochs", type=int, default=200, help="Epochs of each training")
+    parser.add_argument(
+        "--epochs", type=int | None, help="Epochs of each training (default: 200 of the demo's, else ours)"
+    )
     parser.add_argument("--name", type=str, default="ablation", help="Start of the names of the runs")
     parser.add_argument("--out", type=str, default="docs", help="Folder for ablation.csv")
     options = parser.parse_args()
     out = writable_folder(options.out, "--out")
 
-    levels, epochs = [str(bandwidth) for bandwidth in options.bandwidths], str(options.epochs)
+    levels = [str(bandwidth) for bandwidth in options.bandwidths]
+    epochs = [] if options.epochs is None else ["--trainer.max_epochs", str(options.epochs)]
     rows, results = [], {}
     for number, (recipe, flags) in enumerate(RECIPES.items()):
         for seed in options.seeds:
             name = f"{options.name}_{number}_{seed}"
-            words = ["--bandwidths", *levels, "--trainer.max_epochs", epochs, "--seed_everything", str(seed)]
+            words = ["--bandwidths", *levels, *epochs, "--seed_everything", str(seed)]
             words = ["--resume", str(LOGS / name)] if (LOGS / name).exists() else ["--name", name, *flags, *words]
             print(f"\n{recipe}, seed {seed}: python train.py {' '.join(words)}", flush=True)
             if subprocess.run([sys.executable, "train.py", *words]).returncode:

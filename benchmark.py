@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import joblib
@@ -20,7 +19,6 @@ import jsonargparse
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -37,22 +35,29 @@ OFTEN = ["--trainer.check_val_every_n_epoch", "10"]  # so that the time of a tar
 SEEDS = (0, 1, 2)
 
 
-def bare_gru_epoch(batch_size: int, hidden_size: int, repeats: int = 10) -> float:
-    """Seconds for forward and backward passes of two bare GRUs over the training trials, one thread; a mean.
+class BareGRUs(pl.Callback):
+    """Times two bare GRUs in the middle of a training, which has the same machine at the same moment.
 
-    The shapes are those of the autoencoder, but there is no loss, no readout, no optimiser, no data to fetch.
+    Every twentieth epoch they do forward and backward passes over the training trials, in the shapes of the autoencoder,
+    without loss, readout, optimiser, and data to fetch; the seconds that it takes are logged.
     """
-    torch.set_num_threads(1)
-    spikes = torch.from_numpy(SpikeDataModule().trials["train"].spikes)
-    encoder = nn.GRU(spikes.shape[-1], hidden_size, batch_first=True, bidirectional=True)
-    decoder = nn.GRU(1, hidden_size, batch_first=True)
-    for epoch in range(repeats + 1):  # the first is to warm up, as it is in the epochs of a training
-        if epoch == 1:
-            start = time.perf_counter()
-        for batch in spikes.split(batch_size):
-            initial_condition = encoder(batch)[1].sum(0, keepdim=True)  # both directions, so that both have a gradient
-            decoder(batch.new_zeros(*batch.shape[:2], 1), initial_condition)[0].sum().backward()
-    return (time.perf_counter() - start) / repeats
+
+    def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        n_neurons, hidden_size = model.hparams.n_neurons, model.hparams.hidden_size
+        with torch.random.fork_rng():  # the training draws what it would have drawn
+            self.encoder = nn.GRU(n_neurons, hidden_size, batch_first=True, bidirectional=True)
+            self.decoder = nn.GRU(1, hidden_size, batch_first=True)
+        spikes = trainer.datamodule.datasets["train"][:].spikes.nan_to_num(nan=0.0)
+        self.batches = spikes.split(trainer.train_dataloader.batch_size)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        if trainer.current_epoch % 20 != 10:
+            return
+        start = time.perf_counter()
+        for batch in self.batches:
+            initial_condition = self.encoder(batch)[1].sum(0, keepdim=True)  # both directions have a gradient
+            self.decoder(batch.new_zeros(*batch.shape[:2], 1), initial_condition)[0].sum().backward()
+        trainer.logger.log_metrics({"bare_gru_s": time.perf_counter() - start}, trainer.current_epoch + 1)
 
 
 def mask_seconds() -> float:
@@ -70,6 +75,7 @@ def mask_seconds() -> float:
 def run_training(recipe: str, name: str, levels: list[int], flags: list[str]) -> float:
     """Train by the command that users type; return the memory of its largest process, in MB."""
     words = ["train.py", "--config", CONFIGS[recipe], "--name", name, "--bandwidths", *map(str, levels), *flags]
+    words += ["--trainer.callbacks+=benchmark.BareGRUs"]
     process = subprocess.Popen([sys.executable, *words])
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -108,6 +114,7 @@ def read_run(
     for row in rows:
         level = row["bandwidth"]
         row |= read_level(LOGS / runs[level] / f"bandwidth_{level:02}", targets[level])
+    wall_s -= sum(row.pop("paused_s") for row in rows) / n_jobs  # while bare GRUs were timed
     busy = sum(row["train_s"] for row in rows) / (n_jobs * wall_s)
     print(
         f"\n{recipe}, to the {until}: {wall_s:.0f} s for {len(runs)} levels, {n_jobs} at a time ({busy:.0%} of it training)"
@@ -165,34 +172,28 @@ def seconds_to_reach(target: float, seconds: np.ndarray, r2: np.ndarray) -> floa
 
 
 def read_level(level_dir: Path, target_r2: float) -> dict[str, float]:
-    """Read from a level's history the seconds of an epoch, and the seconds until R² reached the target (inf: never)."""
+    """Read from a level's history, without the time of the bare GRUs, the seconds of an epoch and until the target R².
+
+    Returns:
+        Also the R² reached, and the seconds that the bare GRUs took for an epoch (mean) and in all (`paused_s`).
+    """
     events = EventAccumulator(str(level_dir)).Reload()
-    epochs, start = events.Scalars("train/learning_rate"), events.FirstEventTimestamp()
-    seconds, r2 = np.array([(event.wall_time - start, event.value) for event in events.Scalars("valid/r2")]).T
+    bare = events.Scalars("bare_gru_s")
+
+    def seconds_of(name: str) -> np.ndarray:
+        times = [event.wall_time for event in events.Scalars(name)]
+        paused = [sum(pause.value for pause in bare if pause.wall_time <= now) for now in times]
+        return np.array(times) - events.FirstEventTimestamp() - paused
+
+    epochs, r2 = seconds_of("train/learning_rate"), np.array([event.value for event in events.Scalars("valid/r2")])
     return {
-        "epoch_s": (epochs[-1].wall_time - epochs[0].wall_time) / (len(epochs) - 1),
-        "train_s": epochs[-1].wall_time - start,
-        "to_published_s": seconds_to_reach(target_r2, seconds, r2),
+        "epoch_s": (epochs[-1] - epochs[0]) / (len(epochs) - 1),
+        "bare_s": float(np.mean([pause.value for pause in bare])),
+        "train_s": epochs[-1],
+        "paused_s": sum(pause.value for pause in bare),
+        "to_published_s": seconds_to_reach(target_r2, seconds_of("valid/r2"), r2),
         "best_r2": r2.max(),
     }
-
-
-def bare_seconds(recipe: str, n_jobs: int) -> float:
-    """Seconds of an epoch of bare GRUs in a recipe's shapes, as many at a time as the trainings."""
-    settings = yaml.safe_load(Path(CONFIGS[recipe]).read_text())
-    shape = settings["data"]["batch_size"], settings["model"]["hidden_size"]
-    return float(np.mean(joblib.Parallel(n_jobs)(joblib.delayed(bare_gru_epoch)(*shape) for _ in range(n_jobs))))
-
-
-def beside_bare(
-    measure: Callable, recipe: str, name: str, targets: dict[int, float], n_jobs: int, flags: list[str]
-) -> list[dict]:
-    """Measure trainings, and bare GRUs before and after, whose mean each row gets: a machine is not always equally fast."""
-    before = bare_seconds(recipe, n_jobs)
-    rows = measure(recipe, name, targets, n_jobs, flags)
-    bare_s = (before + bare_seconds(recipe, n_jobs)) / 2
-    print(f"  bare GRUs {bare_s:.3f} s an epoch, {before:.3f} before")
-    return [row | {"bare_s": bare_s} for row in rows]
 
 
 def print_ratios(rows: list[dict]) -> None:
@@ -229,11 +230,11 @@ def main() -> None:
     flags = ["--trainer.max_epochs", "15"] if options.quick else []
 
     n_jobs, name = min(joblib.cpu_count(), len(targets)), f"benchmark-{time.strftime('%Y%m%d-%H%M%S')}"
-    rows = beside_bare(run_to_targets, "published", f"{name}-published", targets, n_jobs, flags + OFTEN)
-    rows += beside_bare(run_recipe, "ours", f"{name}-ours", targets, n_jobs, flags)
+    rows = run_to_targets("published", f"{name}-published", targets, n_jobs, flags + OFTEN)
+    rows += run_recipe("ours", f"{name}-ours", targets, n_jobs, flags)
     for seed in SEEDS[:1] if options.quick else SEEDS:
         seeded = [*flags, *OFTEN, "--seed_everything", str(seed)]
-        rows += beside_bare(run_to_targets, "ours", f"{name}-ours-{seed}", targets, n_jobs, seeded)
+        rows += run_to_targets("ours", f"{name}-ours-{seed}", targets, n_jobs, seeded)
     print_ratios(rows)
     print(f"\nThe masks of the whole data set take {1000 * mask_seconds():.0f} ms")
     if not options.quick:

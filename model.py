@@ -7,6 +7,7 @@ A missing count is NaN; nothing else marks it.
 import math
 from typing import Literal, NamedTuple
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from command_line import InputError
 from metrics import R2, BitsPerSpike
 from optimizer import MuonAdamW
 from posterior import leave_one_out_loss, posterior_weights
+from start import log_mean_counts, start_orthogonal
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": MuonAdamW}
 LIBRARY_SIZE = 2000  # training trials in the library at most
@@ -36,9 +38,14 @@ def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
         A scalar (nats per entry, without the constant log k!); zero, with zero gradient, where nothing is observed.
     """
     log_rates, spikes = log_rates.flatten(), spikes.flatten()
-    observed = (~spikes.isnan()).nonzero().squeeze(1)  # indices
+    observed = indices(~spikes.isnan())
     log_rates, spikes = log_rates.index_select(0, observed), spikes.index_select(0, observed)
     return F.poisson_nll_loss(log_rates, spikes, reduction="sum") / max(len(observed), 1)
+
+
+def indices(entries: Tensor) -> Tensor:
+    """Return where `entries` (n,) is True; on the processor by numpy, which is ten times as fast as torch."""
+    return entries.nonzero().squeeze(1) if entries.device.type != "cpu" else torch.from_numpy(np.flatnonzero(entries))
 
 
 def keep(spikes: Tensor, entries: Tensor) -> Tensor:
@@ -90,7 +97,7 @@ class SequentialAutoencoder(pl.LightningModule):
             trials in its batch. 0: never, and `infer` is `forward`, which suits recordings where no trial is repeated.
         start_at_mean_rates: Set the readout's bias to the log mean counts of the first batch, so that learning starts from
             each neuron's mean rate instead of one spike per bin.
-        orthogonal_start: Start from orthogonal recurrent matrices (Saxe et al. 2014), which neither forget nor explode.
+        orthogonal_start: Start from orthogonal recurrent matrices and quick update gates (start.py).
         optimizer: adam (weight decay as an L2 penalty), adamw (decoupled weight decay), or muon (for the matrices, with
             adamw for the biases).
         learning_rate: Learning rate at the start.
@@ -133,9 +140,8 @@ class SequentialAutoencoder(pl.LightningModule):
         self.readout = nn.Linear(hidden_size, n_neurons)
         self.dropout = nn.Dropout(dropout)
         if orthogonal_start:
-            for name, weight in (*self.encoder.named_parameters(), *self.decoder.named_parameters()):
-                for gate in weight.data.split(hidden_size) if name.startswith("weight_hh") else ():
-                    nn.init.orthogonal_(gate)
+            start_orthogonal(self.encoder, gain=1.0)
+            start_orthogonal(self.decoder, gain=1.5)
         # (J, H) initial conditions of training trials; saved by the hooks below, so that state dicts hold weights alone
         self.register_buffer("library", torch.empty(0, hidden_size), persistent=False)
         self.r2 = nn.ModuleDict(
@@ -183,10 +189,7 @@ class SequentialAutoencoder(pl.LightningModule):
 
     def on_train_batch_start(self, batch: NamedTuple, batch_index: int) -> None:
         if self.global_step == 0 and self.hparams.start_at_mean_rates:
-            mean_counts = batch.spikes.nanmean((0, 1))
-            mean_counts = mean_counts.where(~mean_counts.isnan(), batch.spikes.nanmean().nan_to_num(nan=1.0))
-            mean_counts = self.trainer.strategy.reduce(mean_counts)  # the same on every device
-            self.readout.bias.data = mean_counts.clamp(min=1e-3).log()
+            self.readout.bias.data = self.trainer.strategy.reduce(log_mean_counts(batch.spikes))  # one on all devices
 
     def training_step(self, batch: NamedTuple, batch_index: int) -> Tensor:
         """One step of SBTT: zero-filled spikes in, loss on observed entries out."""

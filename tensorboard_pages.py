@@ -75,7 +75,7 @@ def log_result(level_dir: Path, config: Namespace, scores: dict[str, float]) -> 
 
 
 class RunPages(Callback):
-    """Write a text at the start, and figures at the first validation after each third of the training.
+    """Write a text at the start, and figures half of the way through the training and at its end, after a validation.
 
     Args:
         level_dir: Folder of the level.
@@ -93,8 +93,8 @@ class RunPages(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         epoch, last_epoch = trainer.current_epoch + 1, trainer.max_epochs or -1
-        thirds_before, thirds = (3 * n // last_epoch for n in (epoch - (trainer.check_val_every_n_epoch or 1), epoch))
-        if not isinstance(trainer.logger, TensorBoardLogger) or last_epoch < 0 or thirds == thirds_before:
+        halves_before, halves = (2 * n // last_epoch for n in (epoch - (trainer.check_val_every_n_epoch or 1), epoch))
+        if not isinstance(trainer.logger, TensorBoardLogger) or last_epoch < 0 or halves == halves_before:
             return
         with matplotlib.style.context(STYLE):
             for name, figure in draw_inference(model, trainer.datamodule).items():

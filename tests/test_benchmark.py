@@ -11,12 +11,14 @@ def test_times_are_read_from_a_history(tmp_path):
             writer.add_scalar("train/learning_rate", 0.1, epoch, walltime=1e9 + 2 * epoch)
             if epoch % 2 == 0:
                 writer.add_scalar("valid/r2", epoch / 10, epoch, walltime=1e9 + 2 * epoch + 1)
+        writer.add_scalar("bare_gru_s", 1.5, 7, walltime=1e9 + 14.5)  # after the validation of the sixth epoch
     history = benchmark.read_level(tmp_path, target_r2=0.55)
-    assert history["epoch_s"] == pytest.approx(2)
+    assert history["epoch_s"] == pytest.approx(2 - 1.5 / 9)
+    assert history["bare_s"] == history["paused_s"] == pytest.approx(1.5)
     assert history["best_r2"] == pytest.approx(1)
     assert np.isinf(benchmark.read_level(tmp_path, target_r2=1.5)["to_published_s"])
     later = benchmark.read_level(tmp_path, target_r2=0.75)["to_published_s"]
-    assert later - history["to_published_s"] == pytest.approx(4)  # at epoch 7.5, not 5.5
+    assert later - history["to_published_s"] == pytest.approx(4 - 0.75 * 1.5)  # at epoch 7.5, not 5.5
 
 
 def test_ratios_are_of_means_over_seeds_and_say_what_was_never_reached(capsys):
