@@ -38,8 +38,8 @@ SEEDS = (0, 1, 2)
 class BareGRUs(pl.Callback):
     """Times two bare GRUs in the middle of a training, which has the same machine at the same moment.
 
-    Every twentieth epoch, from the second on, they do forward and backward passes over the training trials, in the shapes of the autoencoder,
-    without loss, readout, optimiser, and data to fetch; the seconds that it takes are logged.
+    Every twentieth epoch, from the second on, they do forward and backward passes over the training trials, in the
+    shapes of the autoencoder, without loss, readout, optimiser, and data to fetch; the seconds it takes are logged.
     """
 
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
