@@ -81,13 +81,8 @@ def plot_why(histories: dict[int, dict[str, dict[str, np.ndarray]]]) -> Figure:
             axes.plot(epochs, r2.mean(0), dashes, color=colour, label=recipe)
             axes.fill_between(epochs, r2.min(0), r2.max(0), color=colour, alpha=0.2, lw=0)
             if (end := r2.mean(0)[-1]) < bottom:
-                axes.text(
-                    epochs[np.argmax(r2.mean(0) < bottom)],
-                    bottom,
-                    f"overfits: {end:.1f} at the end",
-                    color=colour,
-                    va="bottom",
-                )
+                text = f"overfits: {end:.1f} at the end"
+                axes.text(1, 0.01, text, color=colour, ha="right", va="bottom", transform=axes.transAxes)
         axes.axhline(0, color=GREY, lw=0.5)
         axes.set(title=f"{bandwidth} neurons observed", xlabel="epoch")
     panels[0].set(ylabel="R² of inferred to true rates", ylim=(bottom, 1.02))
