@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from command_line import InputError
+from gru import GRUDecoder, GRUEncoder
 from metrics import R2, BitsPerSpike
 from optimizer import MuonAdamW
 from posterior import leave_one_out_loss, posterior_weights
@@ -133,10 +134,9 @@ class SequentialAutoencoder(pl.LightningModule):
         if not 0 <= weight_decay < math.inf:
             raise InputError(f"--model.weight_decay {weight_decay}: expected a number of at least 0")
         self.save_hyperparameters()
-        self.encoder = nn.GRU(n_neurons, hidden_size, batch_first=True, bidirectional=True)
+        self.encoder = GRUEncoder(n_neurons, hidden_size)
         self.ic_linear = nn.Linear(2 * hidden_size, hidden_size)
-        self.decoder = nn.GRU(1, hidden_size)
-        self.decoder.weight_ih_l0.requires_grad = False  # its one input is always zero
+        self.decoder = GRUDecoder(hidden_size)
         self.readout = nn.Linear(hidden_size, n_neurons)
         self.dropout = nn.Dropout(dropout)
         if orthogonal_start:
@@ -151,14 +151,12 @@ class SequentialAutoencoder(pl.LightningModule):
 
     def encode(self, spikes: Tensor) -> Tensor:
         """Guess the initial condition (B, H) from spikes (B, T, N); what is missing (NaN) is read as zero."""
-        _, final_states = self.encoder(spikes.nan_to_num(nan=0.0))
-        both_directions = torch.cat((final_states[0], final_states[1]), dim=-1)
-        return self.dropout(self.ic_linear(self.dropout(both_directions)))
+        final_states = self.encoder(spikes.nan_to_num(nan=0.0))
+        return self.dropout(self.ic_linear(self.dropout(final_states)))
 
     def decode(self, initial_condition: Tensor, n_bins: int) -> tuple[Tensor, Tensor]:
         """Unroll the decoder for `n_bins` from the initial condition (B, H): log-rates (B, T, N) and latents (B, T, H)."""
-        no_input = initial_condition.new_zeros(n_bins, len(initial_condition), 1)
-        latents, _ = self.decoder(no_input, initial_condition.unsqueeze(0))  # (T, B, H): the readout is faster so
+        latents = self.decoder(initial_condition, n_bins)  # (T, B, H): the readout is faster so
         return self.readout(latents).transpose(0, 1), latents.transpose(0, 1)
 
     def forward(self, spikes: Tensor) -> Inference:

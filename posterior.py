@@ -69,4 +69,4 @@ def leave_one_out_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
     itself = torch.eye(len(spikes), dtype=torch.bool, device=spikes.device)
     by_others = log_likelihoods(spikes, log_rates).masked_fill(itself, -torch.inf)
     log_evidence = floored(by_others).logsumexp(dim=1) - math.log(n_others)
-    return -log_evidence.sum() / (~spikes.isnan()).sum().clamp(min=1)
+    return -log_evidence.sum() / (~spikes.isnan()).count_nonzero().clamp(min=1)

@@ -1,0 +1,122 @@
+"""The two GRUs of the model: nn.GRU's parameters and results, in two thirds of its time on a processor.
+
+nn.GRU lays trials first, so that in memory the gates of one trial lie between those of others, makes tens of tensors at each
+time step, and keeps most of them for the backward pass. Here hidden units come first, so that a gate is one block, and three
+tensors are kept for all of the time. Where there is a GPU, nn.GRU itself does the work.
+
+Letters in shapes: B trials, T time bins, N inputs, H hidden units.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class GRUEncoder(nn.GRU):
+    """Bidirectional GRU that reads `n_inputs` for as long as they go on, and says where it ends."""
+
+    def __init__(self, n_inputs: int, hidden_size: int) -> None:
+        super().__init__(n_inputs, hidden_size, batch_first=True, bidirectional=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the final states (B, 2 H), forward beside backward direction, of inputs (B, T, N); both start from zero."""
+        if inputs.device.type != "cpu":
+            return torch.cat(super().forward(inputs)[1].unbind(), dim=1)
+        inputs = inputs.permute(1, 2, 0).contiguous()
+        start = inputs.new_zeros(self.hidden_size, inputs.shape[2])
+        directions = zip((inputs, inputs.flip(0)), self.all_weights, strict=True)
+        return torch.cat([Scan.apply(in_order, start, *weights)[1] for in_order, weights in directions]).T
+
+
+class GRUDecoder(nn.GRU):
+    """GRU without input: it has one, as nn.GRU must, that is always zero."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(1, hidden_size)
+        self.weight_ih_l0.requires_grad = False
+
+    def forward(self, initial_condition: Tensor, n_bins: int) -> Tensor:
+        """Return the states (T, B, H) of `n_bins` time bins that follow from the initial condition (B, H)."""
+        n_trials = len(initial_condition)
+        if initial_condition.device.type != "cpu":
+            no_input = initial_condition.new_zeros(n_bins, n_trials, 1)
+            return super().forward(no_input, initial_condition.unsqueeze(0))[0]
+        w_ih, *others = self.all_weights[0]
+        no_input = initial_condition.new_zeros(n_bins, 0, n_trials)
+        return Scan.apply(no_input, initial_condition.T.contiguous(), w_ih[:, :0], *others)[0].mT
+
+
+class Scan(torch.autograd.Function):
+    """One direction of a GRU (Cho et al. 2014, in the form and with the letters of nn.GRU) over all time bins.
+
+    r, z = sigmoid(W_ih x + b_ih + W_hh h + b_hh)   reset and update gate
+    q = W_hh h + b_hh                               what the reset gate lets through
+    n = tanh(W_ih x + b_ih + r q)                   new state
+    h' = n + z (h - n)
+
+    The rows of W and b are those for r, for z and for n (or q), H of each.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, inputs: Tensor, start: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the states (T, H, B), and the last (H, B) by itself, from inputs (T, N, B) and the state (H, B) before."""
+        n_bins, (size, n_trials) = len(inputs), start.shape
+        gates = start.new_empty(n_bins, 3 * size, n_trials)  # r, z, n
+        q = start.new_empty(n_bins, size, n_trials)
+        states = start.new_empty(n_bins + 1, size, n_trials)
+        states[0] = start
+        (w_rz, w_q), (b_rz, b_q) = (weights.split((2 * size, size)) for weights in (w_hh, b_hh))
+        bias = torch.cat((b_ih[: 2 * size] + b_rz, b_ih[2 * size :])).unsqueeze(1)
+        b_q = b_q.unsqueeze(1)
+        steps = inputs, gates, gates[:, : 2 * size], *gates.split(size, dim=1), q, states[:-1], states[1:]
+        for x, rzn, rz, r, z, n, q_t, h, h_next in zip(*steps, strict=True):
+            torch.addmm(bias, w_ih, x, out=rzn)
+            rz.addmm_(w_rz, h).sigmoid_()
+            torch.addmm(b_q, w_q, h, out=q_t)
+            n.addcmul_(r, q_t).mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh, which by itself takes longer
+            torch.lerp(n, h, z, out=h_next)
+        ctx.save_for_backward(inputs, gates, q, states, w_ih, w_hh)
+        ctx.set_materialize_grads(False)
+        return states[1:], states[-1].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_states: Tensor | None, d_last: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients of what `forward` was given, from those of what it returned; d_h is the gradient of h."""
+        inputs, gates, q, states, w_ih, w_hh = ctx.saved_tensors
+        n_bins, size, n_trials = q.shape
+        needs_d_inputs = ctx.needs_input_grad[0]
+        d_inputs = torch.empty_like(inputs)
+        d_w_ih_t, d_w_hh_t = (
+            w.new_zeros(w.T.shape) for w in (w_ih, w_hh)
+        )  # transposed, as it is faster to add to them
+        d_b_ih, d_b_hh = w_hh.new_zeros(2, 3 * size)
+        d_h = start = torch.zeros_like(q[0]) if d_last is None else d_last.clone()
+        d_h_before, d_n = torch.empty_like(start), torch.empty_like(start)
+        d_rzq = start.new_empty(3 * size, n_trials)  # before their nonlinearities, as d_n
+        d_rz, (d_r, d_z, d_q) = d_rzq[: 2 * size], d_rzq.split(size)
+        ones = start.new_ones(n_trials)
+        d_outputs = [None] * n_bins if d_states is None else d_states
+        steps = inputs, d_inputs, gates[:, : 2 * size], *gates.split(size, dim=1), q, states[:-1], d_outputs
+        for x, d_x, rz, r, z, n, q_t, h, d_output in reversed(list(zip(*steps, strict=True))):
+            if d_output is not None:
+                d_h += d_output
+            torch.sub(h, n, out=d_z).mul_(d_h)
+            torch.mul(d_h, z, out=d_h_before)
+            d_h -= d_h_before
+            torch.ops.aten.tanh_backward.grad_input(d_h, n, grad_input=d_n)
+            torch.mul(d_n, q_t, out=d_r)
+            torch.ops.aten.sigmoid_backward.grad_input(d_rz, rz, grad_input=d_rz)
+            torch.mul(d_n, r, out=d_q)
+            d_w_hh_t.addmm_(h, d_rzq.T)
+            d_b_hh.addmv_(d_rzq, ones)
+            d_h_before.addmm_(w_hh.T, d_rzq)
+            d_q.copy_(d_n)  # at the input it is n in place of q
+            d_w_ih_t.addmm_(x, d_rzq.T)
+            d_b_ih.addmv_(d_rzq, ones)
+            if needs_d_inputs:
+                torch.mm(w_ih.T, d_rzq, out=d_x)
+            d_h, d_h_before = d_h_before, d_h
+        return d_inputs if needs_d_inputs else None, d_h, d_w_ih_t.T, d_w_hh_t.T, d_b_ih, d_b_hh

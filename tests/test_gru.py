@@ -1,0 +1,63 @@
+"""The model's GRUs give what nn.GRU gives, and the gradients that finite differences give."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gru import GRUDecoder, GRUEncoder
+
+
+def weights_of(gru: nn.GRU) -> list[Tensor]:
+    return [weights for weights in gru.parameters() if weights.requires_grad]
+
+
+@pytest.fixture(autouse=True)
+def same_weights() -> None:
+    torch.manual_seed(0)
+
+
+def test_encoder_is_a_bidirectional_gru():
+    encoder, reference = GRUEncoder(5, 4), nn.GRU(5, 4, batch_first=True, bidirectional=True)
+    reference.load_state_dict(encoder.state_dict())
+    inputs = torch.randn(3, 7, 5)
+    final_states = encoder(inputs)
+    expected = torch.cat(list(reference(inputs)[1]), dim=1)
+    torch.testing.assert_close(final_states, expected)
+    assert final_states.shape == (3, 8)
+
+    ours = torch.autograd.grad(final_states.square().sum(), weights_of(encoder))
+    torch.testing.assert_close(ours, torch.autograd.grad(expected.square().sum(), weights_of(reference)))
+
+
+def test_decoder_is_a_gru_whose_input_is_zero():
+    decoder, reference = GRUDecoder(4), nn.GRU(1, 4)
+    reference.load_state_dict(decoder.state_dict())
+    reference.weight_ih_l0.requires_grad = False
+    initial_condition = torch.randn(3, 4, requires_grad=True)
+    states = decoder(initial_condition, 7)
+    expected = reference(torch.zeros(7, 3, 1), initial_condition.unsqueeze(0))[0]
+    torch.testing.assert_close(states, expected)
+    assert states.shape == (7, 3, 4)
+
+    ours = torch.autograd.grad(states.square().sum(), [initial_condition, *weights_of(decoder)])
+    theirs = torch.autograd.grad(expected.square().sum(), [initial_condition, *weights_of(reference)])
+    torch.testing.assert_close(ours, theirs)
+    assert "weight_ih_l0" in decoder.state_dict()
+    assert not decoder.weight_ih_l0.requires_grad
+
+
+def test_gradients_are_those_of_finite_differences():
+    encoder, decoder = GRUEncoder(3, 4).double(), GRUDecoder(4).double()
+    inputs = torch.randn(2, 5, 3, dtype=torch.double, requires_grad=True)
+
+    def read_and_generate(inputs: Tensor, *_: Tensor) -> Tensor:
+        forward, backward = encoder(inputs).chunk(2, dim=1)
+        return decoder(forward - backward, 6)
+
+    assert torch.autograd.gradcheck(read_and_generate, (inputs, *weights_of(encoder), *weights_of(decoder)))
+
+
+def test_other_devices_have_the_gru_of_torch():
+    with torch.device("meta"):
+        assert GRUEncoder(5, 4)(torch.zeros(3, 7, 5)).shape == (3, 8)
+        assert GRUDecoder(4)(torch.zeros(3, 4), 7).shape == (7, 3, 4)
