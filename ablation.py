@@ -1,6 +1,6 @@
 """What each part of the recipe is worth: from the public demo's recipe to ours, one part at a time.
 
-python ablation.py       half an hour on two cores; writes docs/ablation.csv, which plot_results.py draws as `why`
+python ablation.py       twenty minutes on two cores; writes docs/ablation.csv, which plot_results.py draws as `why`
 
 What was stopped goes on when the command is given again.
 """

@@ -1,7 +1,7 @@
 """Measure our recipe beside the published one and beside bare GRUs, on this machine, in one run.
 
 python benchmark.py --quick      epoch times at two levels, in two minutes
-python benchmark.py              all eight levels, in 50 minutes; writes docs/benchmark.csv, docs/scaling.csv
+python benchmark.py              all eight levels, in 35 minutes; writes docs/benchmark.csv, docs/scaling.csv
 
 Either recipe is trained at each level until it reaches the published R², validated every 10 epochs, ours with three seeds.
 What an epoch and a sweep take is measured on a training of ours to its end, validated as often as its configuration says.
