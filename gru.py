@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 
 class GRUEncoder(nn.GRU):
-    """Bidirectional GRU that reads `n_inputs` for as long as they go on, and says where it ends."""
+    """Bidirectional GRU that is asked for its final states alone."""
 
     def __init__(self, n_inputs: int, hidden_size: int) -> None:
         super().__init__(n_inputs, hidden_size, batch_first=True, bidirectional=True)
@@ -29,7 +29,7 @@ class GRUEncoder(nn.GRU):
 
 
 class GRUDecoder(nn.GRU):
-    """GRU without input: it has one, as nn.GRU must, that is always zero."""
+    """GRU without input. It has one all the same, as nn.GRU must, that is always zero."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__(1, hidden_size)

@@ -156,7 +156,7 @@ class SequentialAutoencoder(pl.LightningModule):
 
     def decode(self, initial_condition: Tensor, n_bins: int) -> tuple[Tensor, Tensor]:
         """Unroll the decoder for `n_bins` from the initial condition (B, H): log-rates (B, T, N) and latents (B, T, H)."""
-        latents = self.decoder(initial_condition, n_bins)  # (T, B, H): the readout is faster so
+        latents = self.decoder(initial_condition, n_bins)  # (T, B, H)
         return self.readout(latents).transpose(0, 1), latents.transpose(0, 1)
 
     def forward(self, spikes: Tensor) -> Inference:
