@@ -25,7 +25,7 @@ class GRUEncoder(nn.GRU):
         inputs = inputs.permute(1, 2, 0).contiguous()
         start = inputs.new_zeros(self.hidden_size, inputs.shape[2])
         directions = zip((inputs, inputs.flip(0)), self.all_weights, strict=True)
-        return torch.cat([Scan.apply(in_order, start, *weights)[1] for in_order, weights in directions]).T
+        return torch.cat([Scan.apply(in_order, start, *weights)[-1] for in_order, weights in directions]).T
 
 
 class GRUDecoder(nn.GRU):
@@ -43,7 +43,7 @@ class GRUDecoder(nn.GRU):
             return super().forward(no_input, initial_condition.unsqueeze(0))[0]
         w_ih, *others = self.all_weights[0]
         no_input = initial_condition.new_zeros(n_bins, 0, n_trials)
-        return Scan.apply(no_input, initial_condition.T.contiguous(), w_ih[:, :0], *others)[0].mT
+        return Scan.apply(no_input, initial_condition.T.contiguous(), w_ih[:, :0], *others).mT
 
 
 class Scan(torch.autograd.Function):
@@ -58,10 +58,8 @@ class Scan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx, inputs: Tensor, start: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the states (T, H, B), and the last (H, B) by itself, from inputs (T, N, B) and the state (H, B) before."""
+    def forward(ctx, inputs: Tensor, start: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
+        """Return the states (T, H, B) from inputs (T, N, B) and the state (H, B) before."""
         n_bins, (size, n_trials) = len(inputs), start.shape
         gates = start.new_empty(n_bins, 3 * size, n_trials)  # r, z, n
         q = start.new_empty(n_bins, size, n_trials)
@@ -78,31 +76,27 @@ class Scan(torch.autograd.Function):
             n.addcmul_(r, q_t).mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh, which by itself takes longer
             torch.lerp(n, h, z, out=h_next)
         ctx.save_for_backward(inputs, gates, q, states, w_ih, w_hh)
-        ctx.set_materialize_grads(False)
-        return states[1:], states[-1].clone()
+        return states[1:]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_states: Tensor | None, d_last: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients of what `forward` was given, from those of what it returned; d_h is the gradient of h."""
+    def backward(ctx, d_states: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of what `forward` was given, from that of what it returned; d_h is the gradient of h."""
         inputs, gates, q, states, w_ih, w_hh = ctx.saved_tensors
-        n_bins, size, n_trials = q.shape
+        _, size, n_trials = q.shape
         needs_d_inputs = ctx.needs_input_grad[0]
         d_inputs = torch.empty_like(inputs)
-        d_w_ih_t, d_w_hh_t = (
-            w.new_zeros(w.T.shape) for w in (w_ih, w_hh)
-        )  # transposed, as it is faster to add to them
+        # transposed, as it is faster to add to them
+        d_w_ih_t, d_w_hh_t = (w.new_zeros(w.T.shape) for w in (w_ih, w_hh))
         d_b_ih, d_b_hh = w_hh.new_zeros(2, 3 * size)
-        d_h = start = torch.zeros_like(q[0]) if d_last is None else d_last.clone()
-        d_h_before, d_n = torch.empty_like(start), torch.empty_like(start)
-        d_rzq = start.new_empty(3 * size, n_trials)  # before their nonlinearities, as d_n
+        d_h = torch.zeros_like(q[0])
+        d_h_before, d_n = torch.empty_like(d_h), torch.empty_like(d_h)
+        d_rzq = d_h.new_empty(3 * size, n_trials)  # before their nonlinearities, as d_n
         d_rz, (d_r, d_z, d_q) = d_rzq[: 2 * size], d_rzq.split(size)
-        ones = start.new_ones(n_trials)
-        d_outputs = [None] * n_bins if d_states is None else d_states
-        steps = inputs, d_inputs, gates[:, : 2 * size], *gates.split(size, dim=1), q, states[:-1], d_outputs
+        ones = d_h.new_ones(n_trials)
+        steps = inputs, d_inputs, gates[:, : 2 * size], *gates.split(size, dim=1), q, states[:-1], d_states
         for x, d_x, rz, r, z, n, q_t, h, d_output in reversed(list(zip(*steps, strict=True))):
-            if d_output is not None:
-                d_h += d_output
+            d_h += d_output
             torch.sub(h, n, out=d_z).mul_(d_h)
             torch.mul(d_h, z, out=d_h_before)
             d_h -= d_h_before
