@@ -1,27 +1,29 @@
-"""What the commands of this repo share: one-line errors with an exit status, and files that appear whole or not at all."""
+"""What all commands share: one-line errors with an exit status, files that are written whole or not at all, and tables."""
 
 import contextlib
 import csv
+import logging
 import os
 import sys
 import tempfile
+import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
 class InputError(Exception):
-    """A mistake in what the user gave: the message names the file, key or flag, what was found, what was expected."""
+    """A mistake in the input. The message names the file, key or flag, what was found and what was expected."""
 
 
 class FailedWork(Exception):
-    """Work that could not be done, though the input was no mistake: the message says what became of it."""
+    """Work that failed although the input was right. The message says what happened."""
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit: 0 for success, 2 for a mistake in the input, 1 for work that failed, 130 for Ctrl-C.
+    """Run `main` and exit: status 0 for success, 1 for failed work, 2 for a mistake in the input, 130 for Ctrl-C.
 
-    Errors that a user can mend are printed as one line; anything else is a bug and keeps its traceback.
+    These errors are printed in one line. Any other exception is a bug and keeps its traceback.
     """
     name = Path(sys.argv[0]).name
     try:
@@ -38,8 +40,15 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(status)
 
 
+def silence_lightning() -> None:
+    """Hide what Lightning prints about every trainer. Errors are still printed."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=name)
+
+
 def writable_folder(path: str | Path, flag: str) -> Path:
-    """Make the folder `path` (given by `flag`) if need be and return it; raise InputError where nothing can be written."""
+    """Return the folder `path`, made if necessary; raise InputError naming `flag` if it cannot be written to."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,8 +62,8 @@ def writable_folder(path: str | Path, flag: str) -> Path:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path` to write to; it becomes `path` only if the block ends without an error."""
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write to. Rename it to `path` if the block ends without an error."""
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -65,8 +74,21 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_table(path: str | Path, rows: list[dict]) -> None:
-    """Write rows, which all have the same keys, as CSV; an existing file is replaced, at once."""
-    with whole_file(path) as temporary, open(temporary, "w", newline="") as file:
+    """Write rows that have the same keys as CSV. Replace an existing file."""
+    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_table(path: str | Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def markdown_table(columns: dict[str, list[str]], n_left: int = 0) -> str:
+    """Return a markdown table of columns (title: cells). The first `n_left` are aligned left, the others right."""
+    alignment = ["---" if index < n_left else "---:" for index in range(len(columns))]
+    rows = [list(columns), alignment, *zip(*columns.values(), strict=True)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

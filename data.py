@@ -1,6 +1,6 @@
-"""A recording -> masked batches: samples what a narrow interface would have seen, in memory or as trials are read.
+"""From a recording to masked batches: what an interface of limited bandwidth would have observed.
 
-A missing count is NaN, here and everywhere after. Shapes: B trials, T time bins, N neurons.
+A missing count is NaN. Letters in shapes: B trials, T time bins, N neurons.
 """
 
 from typing import NamedTuple
@@ -8,44 +8,45 @@ from typing import NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from command_line import InputError
-from recording import SPLITS, StoredArray, Trials, checked_counts, checked_rates, read_file
+from recordings.checks import check_counts, check_rates
+from recordings.hdf5 import SPLITS, StoredArray, Trials, read_file
 
-VALID_BATCH_SIZE = 512  # trials; has no influence on the scores
+VALID_BATCH_SIZE = 512  # trials; does not change the scores
 
 
 class Batch(NamedTuple):
-    """What the model gets of B trials."""
+    """What the model gets: B trials."""
 
     spikes: Tensor  # (B, T, N) counts per bin, NaN = not observed
-    heldout: Tensor  # (B, T, N) bool, observed entries that validation hides from the encoder; all False in training
-    rates: Tensor | None  # (B, T, N) true rates in spikes/s; for metrics alone, never for training or selection
+    heldout: Tensor  # (B, T, N) bool, observed entries that validation hides from the model; all False in training
+    rates: Tensor | None  # (B, T, N) true rates in spikes/s, where known; for metrics only
 
 
 def sample_mask(recorded: np.ndarray, bandwidth: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose what an interface of limited bandwidth observes: at each time step of each trial, a random set of neurons.
+    """Choose which neurons an interface of limited bandwidth observes, at random at each time step of each trial.
 
     Args:
-        recorded: (trials, time, neurons) bool, the entries there are to choose from.
+        recorded: (..., neurons) bool, the entries to choose from.
         bandwidth: Number of neurons observed at each time step.
-        rng: Source of the choice.
+        rng: Random number generator.
 
     Returns:
-        (trials, time, neurons) bool with exactly `bandwidth` True at each time step; where fewer neurons are recorded,
-        those.
+        (..., neurons) bool with `bandwidth` True at each time step. If fewer neurons are recorded there, all of these.
     """
     draw = rng.random(recorded.shape, dtype=np.float32)
-    draw[~recorded] = 2.0  # comes last
+    draw[~recorded] = 2.0  # chosen last
     chosen = np.zeros_like(recorded)
     np.put_along_axis(chosen, draw.argpartition(bandwidth - 1, axis=-1)[..., :bandwidth], True, axis=-1)
     return chosen & recorded
 
 
 class TrialDataset(Dataset):
-    """Trials in memory that are indexed a batch at a time."""
+    """Trials in memory, indexed a batch at a time."""
 
     def __init__(self, trials: Batch) -> None:
         self.trials = trials
@@ -56,11 +57,11 @@ class TrialDataset(Dataset):
     def __getitem__(self, index: int | list[int] | Tensor) -> Batch:
         return Batch(*(None if field is None else field[index] for field in self.trials))
 
-    __getitems__ = __getitem__  # what DataLoader calls with the indices of a whole batch
+    __getitems__ = __getitem__  # DataLoader calls it with the indices of a whole batch
 
 
 class StreamedTrials(Dataset):
-    """Trials on disk, read and masked a batch at a time, with the masks that they would have in memory."""
+    """Trials on disk, read and masked a batch at a time, with the same masks as in memory."""
 
     def __init__(self, stored: Trials, seeds: list[int], bandwidth: int | None, heldout_fraction: float) -> None:
         self.stored, self.seeds = stored, seeds
@@ -72,18 +73,20 @@ class StreamedTrials(Dataset):
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> Batch:
         rows = np.atleast_1d(np.arange(len(self))[index])
         spikes, rates = self.stored.spikes, self.stored.rates
-        counts = checked_counts(spikes[rows], spikes.path, spikes.key)
+        counts = check_counts(spikes[rows], spikes.path, spikes.key)
         batch = [self._masked(trial, row) for trial, row in zip(counts, rows, strict=True)]
         fields = [np.stack(field) for field in zip(*batch, strict=True)]
-        fields += [None if rates is None else checked_rates(rates[rows], rates.path, rates.key)]
+        fields += [None if rates is None else check_rates(rates[rows], rates.path, rates.key)]
         fields = [None if field is None else torch.from_numpy(field) for field in fields]
         return Batch(*(field[0] if isinstance(index, int) and field is not None else field for field in fields))
 
     __getitems__ = __getitem__
 
     def _masked(self, spikes: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a trial's spikes (T, N) as they are observed, and which of them are held out."""
-        n_draws = spikes.size * np.array([row, len(self)])  # that the trials before, and all trials, take for masks
+        """Return the observed spikes (T, N) of a trial, and which of them are held out."""
+        n_draws = spikes.size * np.array(
+            [row, len(self)]
+        )  # random numbers for the masks of earlier trials, of all trials
         if self.bandwidth is not None:
             rng = self._rng_after(n_draws[0] // 2)  # two numbers in single precision from each draw
             rng.random(n_draws[0] % 2, dtype=np.float32)
@@ -101,24 +104,27 @@ class StreamedTrials(Dataset):
 
 
 def mix_seeds(*numbers: int) -> int:
-    """Return a seed for torch that follows from all the numbers, and shares nothing with those of other numbers."""
+    """Return one seed for torch from several numbers. Other numbers give an unrelated seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-class EpochSampler(RandomSampler):
-    """Shuffles by seed and epoch alone, so that a training which is resumed sees the trials in the order it would have."""
+class EpochSampler(DistributedSampler):
+    """Shuffle by seed and epoch alone, so that a resumed training sees the trials in the same order.
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        super().__init__(dataset, generator=torch.Generator())
-        self.seed = seed
+    Each of several processes gets every n-th trial. The first trials are repeated if their numbers would differ.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, rank: int, n_processes: int) -> None:
+        super().__init__(dataset, n_processes, rank)
+        self.run_seed = seed
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch; Lightning calls it before each."""
-        self.generator.manual_seed(mix_seeds(self.seed, epoch))
+        """Choose the order of an epoch. Lightning calls this before each."""
+        super().set_epoch(mix_seeds(self.run_seed, epoch))
 
 
-def as_it_is(batch: Batch) -> Batch:
-    """Collate function for batches that are batches already."""
+def unchanged(batch: Batch) -> Batch:
+    """Return the batch unchanged: the collate function for data sets that return whole batches."""
     return batch
 
 
@@ -129,10 +135,10 @@ class SpikeDataModule(pl.LightningDataModule):
         path: HDF5 file with spike counts; README.md lists its keys.
         bandwidth: Neurons observed at each time step; None observes all that the file has.
         batch_size: Trials in a training batch.
-        heldout_fraction: Fraction of the observed validation entries hidden from the encoder to select models on.
-        bin_width: Width of a time bin (s), for a file that does not say; 20 for rates per ms in bins of 20 ms.
-        seed: Seed of the masks.
-        num_workers: Processes that load batches; 0 indexes them in the training process, faster for data in memory.
+        heldout_fraction: Fraction of the observed validation entries hidden from the model, to select checkpoints on.
+        bin_width: Width of a time bin (s), if the file has no such attribute; 20 for rates per ms in bins of 20 ms.
+        seed: Seed of the masks and of the order of the trials.
+        num_workers: Processes that load batches. 0: the training process does, which is faster for data in memory.
 
     Raises:
         InputError: a bad file, or a value out of range.
@@ -163,7 +169,7 @@ class SpikeDataModule(pl.LightningDataModule):
         self.save_hyperparameters()
 
     def setup(self, stage: str | None = None) -> None:
-        """Draw the masks; the same seed gives the same masks in any stage, any order and any process."""
+        """Draw the masks. The same seed gives the same masks in any stage, order and process."""
         self.datasets = {split: self._dataset(split) for split in SPLITS}
 
     def _dataset(self, split: str) -> Dataset:
@@ -183,11 +189,21 @@ class SpikeDataModule(pl.LightningDataModule):
         )
 
     def _loader(self, split: str) -> DataLoader:
+        dataset, seed = self.datasets[split], self.hparams.seed
+        rank, n_processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if len(dataset) < n_processes:
+            raise InputError(
+                f"{self.hparams.path}: {split}_data has {len(dataset)} trials; expected one for each of {n_processes} processes"
+            )
+        if split == "train":
+            sampler = EpochSampler(dataset, seed, rank, n_processes)
+        else:
+            sampler = UnrepeatedDistributedSampler(dataset, n_processes, rank, shuffle=False)
         return DataLoader(
-            self.datasets[split],
+            dataset,
             batch_size=self.hparams.batch_size if split == "train" else VALID_BATCH_SIZE,
-            sampler=EpochSampler(self.datasets[split], self.hparams.seed) if split == "train" else None,
-            collate_fn=as_it_is,
+            sampler=sampler,
+            collate_fn=unchanged,
             num_workers=self.hparams.num_workers,
             persistent_workers=self.hparams.num_workers > 0,
         )

@@ -1,7 +1,7 @@
 """Selective backpropagation through time (SBTT): the loss, and the sequential autoencoder that it trains.
 
 Letters in shapes: B trials in a batch, T time bins, N neurons, H hidden units.
-A missing count is NaN; nothing else marks it.
+A missing count is NaN. Nothing else marks it.
 """
 
 import math
@@ -12,62 +12,47 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from command_line import InputError
-from gru import GRUDecoder, GRUEncoder
-from metrics import R2, BitsPerSpike
-from optimizer import MuonAdamW
-from posterior import leave_one_out_loss, posterior_weights
-from start import log_mean_counts, start_orthogonal
+from modules.coordinated_dropout import coordinated_dropout, mask_missing, rescale
+from modules.gru import GRUDecoder, GRUEncoder
+from modules.initialization import init_orthogonal, log_mean_counts
+from modules.metrics import R2, BitsPerSpike
+from modules.optimizer import MuonAdam
+from modules.posterior import leave_one_out_loss, posterior_means
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": MuonAdamW}
-LIBRARY_SIZE = 2000  # training trials in the library at most
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": MuonAdam}
+MAX_REFERENCE_TRIALS = 2000  # training trials that a trial is compared with
 
 
 def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
-    """Poisson negative log-likelihood per observed entry: the selective loss of SBTT.
+    """Return the Poisson negative log-likelihood per observed entry: the selective loss of SBTT.
 
-    The loss is the mean of `exp(log_rates) - spikes * log_rates` over the entries where `spikes` is not NaN. What the
-    model says of the other entries is left out before anything is computed, so that their gradient is exactly zero (Zhu,
-    Sedler et al. 2021).
+    The mean of `exp(log_rates) - spikes * log_rates` over the entries where `spikes` is not NaN. The other entries are left
+    out before anything is computed, so their gradient is exactly zero (Zhu, Sedler et al. 2021).
 
     Args:
         log_rates: (B, T, N) log expected counts per bin.
         spikes: (B, T, N) counts per bin, NaN = missing.
 
     Returns:
-        A scalar (nats per entry, without the constant log k!); zero, with zero gradient, where nothing is observed.
+        A scalar (nats per entry, without the constant log k!). Zero, with zero gradient, if nothing is observed.
     """
     log_rates, spikes = log_rates.flatten(), spikes.flatten()
-    observed = indices(~spikes.isnan())
+    observed = true_indices(~spikes.isnan())
     log_rates, spikes = log_rates.index_select(0, observed), spikes.index_select(0, observed)
     return F.poisson_nll_loss(log_rates, spikes, reduction="sum") / max(len(observed), 1)
 
 
-def indices(entries: Tensor) -> Tensor:
-    """Return where `entries` (n,) is True; on the processor by numpy, which is ten times as fast as torch."""
+def true_indices(entries: Tensor) -> Tensor:
+    """Return the indices where `entries` (n,) is True. On a CPU numpy finds them ten times as fast as torch."""
     return entries.nonzero().squeeze(1) if entries.device.type != "cpu" else torch.from_numpy(np.flatnonzero(entries))
 
 
-def keep(spikes: Tensor, entries: Tensor) -> Tensor:
-    """Return spikes (B, T, N) with NaN (missing) wherever `entries` (B, T, N; bool, or 1 and 0) is False."""
-    return spikes * entries / entries  # 0 / 0 is NaN; several times as fast as masked_fill
-
-
-def rescale(shown: Tensor, spikes: Tensor) -> Tensor:
-    """Scale up counts of which a part was hidden, as dropout does.
-
-    Args:
-        shown: (B, T, N) the counts that were left, NaN elsewhere.
-        spikes: (B, T, N) the counts before.
-
-    Returns:
-        `shown`, times the number of observed entries that each trial had over the number it has left.
-    """
-    # 0 * count + 1 is one where there is a count, else NaN; several times as fast as isnan()
-    ones = ((0.0 * entries + 1.0).nan_to_num(nan=0.0) for entries in (spikes, shown))
-    n_before, n_left = (entries.sum((1, 2), keepdim=True) for entries in ones)
-    return shown * (n_before / n_left.clamp(min=1))
+def at_least_single(values: Tensor) -> Tensor:
+    """Convert half precision, which autocast gives, to single precision. Return other precisions unchanged."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class Inference(NamedTuple):
@@ -79,35 +64,37 @@ class Inference(NamedTuple):
 
 
 class SequentialAutoencoder(pl.LightningModule):
-    """Two GRUs: one reads the observed spikes of a trial, the other generates the firing rates from an initial condition.
+    """Two GRUs: one reads the observed spikes of a trial, the other generates firing rates from an initial condition.
 
     spikes -> zero-fill -> bidirectional GRU -> final states -> dropout -> linear -> dropout -> initial condition
     -> GRU without input -> linear -> log-rates
 
-    `forward` infers a trial from its own encoding alone. `infer`, which validation and the scripts use, compares the trial
-    with the trajectories of the training trials (posterior.py), whose initial conditions are kept in `library`.
+    `forward` infers a trial with the encoder alone. `infer` compares the trial with the trajectories of training trials
+    (modules/posterior.py), whose initial conditions are in `reference`.
 
     Args:
         n_neurons: Number of neurons; taken from the data.
         bin_width: Width of a time bin (s); taken from the data.
         hidden_size: Units in each GRU.
         dropout: Probability of dropping a unit between encoder and decoder.
-        coordinated_dropout: Probability of hiding an observed entry from the encoder in training; the model then learns
-            from the hidden entries alone, which it cannot copy (Keshtkaran & Pandarinath 2019). 0 learns from all.
-        sharing: Fraction of the training, at its end, in which each trial is learned from the trajectories of the other
-            trials in its batch. 0: never, and `infer` is `forward`, which suits recordings where no trial is repeated.
-        start_at_mean_rates: Set the readout's bias to the log mean counts of the first batch, so that learning starts from
-            each neuron's mean rate instead of one spike per bin.
-        orthogonal_start: Start from orthogonal recurrent matrices and quick update gates (start.py).
+        coordinated_dropout: Probability of hiding an observed entry from the encoder in training. The loss is then taken on
+            the hidden entries alone, which cannot be copied (Keshtkaran & Pandarinath 2019). 0: on all entries.
+        sharing: Fraction of the training, at its end, in which each trial is explained by the trajectories of the other
+            trials in its batch. 0: never, and `infer` is `forward`, which suits recordings whose trials do not repeat.
+        start_at_mean_rates: Initialise the readout's bias with the log mean counts of the first batch, so that the training
+            starts from each neuron's mean rate instead of one spike per bin.
+        orthogonal_start: Initialise with orthogonal recurrent matrices and quick update gates (modules/initialization.py).
         optimizer: adam (weight decay as an L2 penalty), adamw (decoupled weight decay), or muon (for the matrices, with
-            adamw for the biases).
+            Adam for the biases).
         learning_rate: Learning rate at the start.
-        weight_decay: Weight decay; with muon of the matrices alone, with adam much less will do (1e-4).
-        schedule: constant, or polynomial: falls to zero as (fraction of the training that is left) ^ 1.5.
+        weight_decay: Weight decay; with muon of the matrices alone. With adam much less is enough (1e-4).
+        schedule: constant, or polynomial: proportional to (fraction of the training that is left) ^ 1.5.
 
     Raises:
         InputError: a value out of range.
     """
+
+    _ddp_params_and_buffers_to_ignore = ("reference",)  # each process computes the same
 
     def __init__(
         self,
@@ -140,99 +127,106 @@ class SequentialAutoencoder(pl.LightningModule):
         self.readout = nn.Linear(hidden_size, n_neurons)
         self.dropout = nn.Dropout(dropout)
         if orthogonal_start:
-            start_orthogonal(self.encoder, gain=1.0)
-            start_orthogonal(self.decoder, gain=1.5)
-        # (J, H) initial conditions of training trials; saved by the hooks below, so that state dicts hold weights alone
-        self.register_buffer("library", torch.empty(0, hidden_size), persistent=False)
-        self.r2 = nn.ModuleDict(
-            {name: R2(n_neurons) for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised")}
+            init_orthogonal(self.encoder, gain=1.0)
+            init_orthogonal(self.decoder, gain=1.5)
+        # (J, H) initial conditions of training trials, saved by the hooks below: state dicts hold weights alone
+        self.register_buffer("reference", torch.empty(0, hidden_size), persistent=False)
+        self.scores = nn.ModuleDict(
+            {name: MeanMetric(nan_strategy=math.inf) for name in ("nll", "heldout_nll", "heldout_nll_amortised")}
+            | {name: R2(n_neurons) for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised")}
+            | {"bps": BitsPerSpike(n_neurons)}
         )
-        self.bps = BitsPerSpike(n_neurons)
 
     def encode(self, spikes: Tensor) -> Tensor:
-        """Guess the initial condition (B, H) from spikes (B, T, N); what is missing (NaN) is read as zero."""
+        """Infer the initial condition (B, H) from spikes (B, T, N). Missing counts (NaN) are read as zeros."""
         final_states = self.encoder(spikes.nan_to_num(nan=0.0))
-        return self.dropout(self.ic_linear(self.dropout(final_states)))
+        return at_least_single(self.dropout(self.ic_linear(self.dropout(final_states))))
 
     def decode(self, initial_condition: Tensor, n_bins: int) -> tuple[Tensor, Tensor]:
-        """Unroll the decoder for `n_bins` from the initial condition (B, H): log-rates (B, T, N) and latents (B, T, H)."""
-        latents = self.decoder(initial_condition, n_bins)  # (T, B, H)
-        return self.readout(latents).transpose(0, 1), latents.transpose(0, 1)
+        """Unroll the decoder for `n_bins` from initial conditions (B, H): log-rates (B, T, N) and latents (B, T, H)."""
+        latents = at_least_single(self.decoder(initial_condition, n_bins))  # (T, B, H)
+        return at_least_single(self.readout(latents)).transpose(0, 1), latents.transpose(0, 1)
 
     def forward(self, spikes: Tensor) -> Inference:
-        """Infer rates, latents and initial condition from spikes (B, T, N), NaN = missing."""
+        """Infer from spikes (B, T, N), NaN = missing, with the encoder alone."""
         initial_condition = self.encode(spikes)
         return Inference(*self.decode(initial_condition, spikes.shape[1]), initial_condition)
 
     def infer(self, spikes: Tensor) -> Inference:
-        """Infer as `forward` does, but as the posterior mean over the trajectories in the library, if there are any."""
-        if len(self.library) == 0:
+        """Infer from spikes (B, T, N) as the posterior mean over the reference trajectories; without any, as `forward`."""
+        if len(self.reference) == 0:
             return self(spikes)
-        log_rates, latents = self.decode(self.library, spikes.shape[1])
-        weights = posterior_weights(spikes, log_rates)
-        return Inference(
-            torch.tensordot(weights, log_rates.exp(), 1).log(),  # twice as fast as einsum
-            torch.tensordot(weights, latents, 1),
-            weights @ self.library,
-        )
+        log_rates, latents = self.decode(self.reference, spikes.shape[1])
+        return Inference(*posterior_means(spikes, log_rates, latents, self.reference))
 
     def rates(self, log_rates: Tensor) -> Tensor:
-        """Convert log expected counts per bin to firing rates in spikes/s; the shape stays."""
+        """Convert log expected counts per bin to firing rates in spikes/s, of the same shape."""
         return log_rates.exp() / self.hparams.bin_width
 
-    def is_sharing(self) -> bool:
-        """Tell whether the training has come to its last part, where trials share their trajectories."""
-        n_epochs = self.trainer.max_epochs or -1  # -1: without end, so there is no last part
+    def compares_trials(self) -> bool:
+        """Return whether the training is in its last part, where other trials' trajectories explain each trial."""
+        n_epochs = self.trainer.max_epochs or -1  # -1: without end, so without a last part
         return n_epochs > 0 and self.current_epoch >= (1 - self.hparams.sharing) * n_epochs
 
     def on_train_batch_start(self, batch: NamedTuple, batch_index: int) -> None:
+        self.reference = self.reference[:0]  # it is of the weights before this step
         if self.global_step == 0 and self.hparams.start_at_mean_rates:
-            self.readout.bias.data = self.trainer.strategy.reduce(log_mean_counts(batch.spikes))  # one on all devices
+            self.readout.bias.data = log_mean_counts(self.gather(batch.spikes)).to(self.dtype)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return what all processes have (processes * B, ...), with gradient. One process: `values` (B, ...)."""
+        return self.all_gather(values, sync_grads=True).flatten(0, -values.ndim)
 
     def training_step(self, batch: NamedTuple, batch_index: int) -> Tensor:
         """One step of SBTT: zero-filled spikes in, loss on observed entries out."""
-        spikes = shown = target = batch.spikes
-        if self.is_sharing():
-            name, loss = "train/shared_nll", leave_one_out_loss(self(spikes).log_rates, spikes)
+        if self.compares_trials():
+            target, name = batch.spikes, "train/shared_nll"
+            first_own = self.global_rank * len(target)
+            loss = leave_one_out_loss(self.gather(self(target).log_rates), target, first_own)
         else:
-            if self.hparams.coordinated_dropout > 0:
-                hide = torch.rand_like(spikes).lt_(self.hparams.coordinated_dropout)
-                shown, target = rescale(keep(spikes, 1 - hide), spikes), keep(spikes, hide)
-            name, loss = "train/nll", sbtt_loss(self(shown).log_rates, target)
-        self.log(name, loss, on_step=False, on_epoch=True, batch_size=len(spikes))
+            spikes, target = coordinated_dropout(batch.spikes, self.hparams.coordinated_dropout)
+            name, loss = "train/nll", sbtt_loss(self(spikes).log_rates, target)
+        self.log(name, loss, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
+        if self.trainer.world_size > 1:  # gradients are averaged over processes: weight them by observed entries
+            n_observed = (~target.isnan()).sum().to(loss.dtype)
+            loss = loss * n_observed / self.all_gather(n_observed).mean().clamp(min=1e-6)
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Fill the library with training trials, evenly chosen, as the present weights encode them."""
-        if self.hparams.sharing > 0 and self.trainer.state.fn == "fit":
+        """Encode reference trials, evenly chosen among the training trials, with the present weights."""
+        for score in self.scores.values():
+            score.reset()
+        if self.hparams.sharing > 0 and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             trials = self.trainer.train_dataloader.dataset
-            chosen = torch.linspace(0, len(trials) - 1, min(len(trials), LIBRARY_SIZE)).long()
+            chosen = torch.linspace(0, len(trials) - 1, min(len(trials), MAX_REFERENCE_TRIALS)).long()
             parts = chosen.split(self.trainer.train_dataloader.batch_size)  # as in training: faster, in less memory
-            self.library = torch.cat([self.encode(trials[part].spikes.to(self.device)) for part in parts])
+            spikes = (trials[part].spikes.to(self.device, self.dtype) for part in parts)
+            self.reference = torch.cat([self.encode(part) for part in spikes])
 
     def validation_step(self, batch: NamedTuple, batch_index: int) -> None:
         """Score what is inferred from all observed entries, and what is inferred without the held-out ones."""
         spikes, observed = batch.spikes, ~batch.spikes.isnan()
-        shown, heldout = keep(spikes, ~batch.heldout), keep(spikes, batch.heldout)
+        shown, heldout = mask_missing(spikes, ~batch.heldout), mask_missing(spikes, batch.heldout)
         amortised, amortised_heldout = self(torch.cat((spikes, rescale(shown, spikes)))).log_rates.chunk(2)
         inferred, inferred_heldout = amortised, amortised_heldout
-        if len(self.library):
+        if len(self.reference):
             inferred, inferred_heldout = self.infer(torch.cat((spikes, shown))).log_rates.chunk(2)
 
-        self.log("valid/nll", sbtt_loss(inferred, spikes), batch_size=int(observed.sum()))
-        for name, log_rates in (("heldout_nll", inferred_heldout), ("heldout_nll_amortised", amortised_heldout)):
-            self.log(f"valid/{name}", sbtt_loss(log_rates, heldout), batch_size=int(batch.heldout.sum()))
-        self.bps.update(inferred_heldout, heldout)
+        self.scores["nll"].update(sbtt_loss(inferred, spikes), observed.sum())
+        self.scores["heldout_nll"].update(sbtt_loss(inferred_heldout, heldout), batch.heldout.sum())
+        self.scores["heldout_nll_amortised"].update(sbtt_loss(amortised_heldout, heldout), batch.heldout.sum())
+        self.scores["bps"].update(inferred_heldout, heldout)
         if batch.rates is not None:
             for name, entries in (("r2", None), ("r2_observed", observed), ("r2_unobserved", ~observed)):
-                self.r2[name].update(self.rates(inferred), batch.rates, entries)
-            self.r2["r2_amortised"].update(self.rates(amortised), batch.rates)
+                self.scores[name].update(self.rates(inferred), batch.rates, entries)
+            self.scores["r2_amortised"].update(self.rates(amortised), batch.rates)
 
     def on_validation_epoch_end(self) -> None:
-        for name, metric in (*self.r2.items(), ("bps", self.bps)):
-            if metric.update_called and not (score := metric.compute()).isnan():
-                self.log(f"valid/{name}", score, prog_bar=name == "r2")
-            metric.reset()
+        for name, score in self.scores.items():
+            if score.update_called:
+                value = score.compute()
+                if isinstance(score, MeanMetric) or not value.isnan():  # NaN: no neuron has this R², or no spike
+                    self.log(f"valid/{name}", value)
         self.log("step", float(self.current_epoch + 1))  # the x-axis of TensorBoard
 
     def on_train_epoch_end(self) -> None:
@@ -249,7 +243,7 @@ class SequentialAutoencoder(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["library"] = self.library
+        checkpoint["library"] = self.reference
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.library = checkpoint.get("library", self.library).to(self.device)
+        self.reference = checkpoint.get("library", self.reference).to(self.device, self.dtype)

@@ -1,4 +1,4 @@
-"""Simulate the demonstration data: a latent Lorenz system, seen through the Poisson spikes of a few neurons.
+"""Simulate the data of the demonstration: Poisson spikes of neurons that a latent Lorenz system drives.
 
 `python simulate.py` rebuilds `lorenz_data.h5` bit for bit; `python simulate.py --help` lists the parameters.
 """
@@ -7,9 +7,9 @@ import h5py
 import jsonargparse
 import numpy as np
 
-from command_line import InputError, run, whole_file
+from command_line import InputError, atomic_write, run
 
-VERSION = 1  # of the generator; raise it when the same seed no longer gives the same file
+VERSION = 1  # of the generator; increase it when the same seed gives another file
 LORENZ_PER_BIN = 0.07  # Lorenz time units in a bin
 BURN_IN = 2.0  # Lorenz time units from a random state to the attractor
 STEPS_PER_BIN = 60  # RK4 steps; the step of 0.0012 Lorenz time units keeps the error far below the Poisson noise
@@ -56,17 +56,17 @@ def random_loadings(rng: np.random.Generator, neurons: int) -> np.ndarray:
 def condition_rates(latents: np.ndarray, loadings: np.ndarray, log_rate_sd: float, mean_rate: float) -> np.ndarray:
     """Map latents (conditions, bins, 3) to firing rates (conditions, bins, neurons) in spikes/s.
 
-    The rates are rounded to single precision, as they are stored, so that the counts drawn from them do not depend on
+    The rates are rounded to single precision, in which they are stored. So the counts drawn from them do not depend on
     the last bits of a machine's `exp`.
     """
     log_rates = sum(latents[..., i, None] * loadings[i] for i in range(3))
-    with np.errstate(over="ignore", invalid="ignore"):  # `simulate` refuses what comes of it
+    with np.errstate(over="ignore", invalid="ignore"):  # `simulate` refuses the result
         rates = np.exp(log_rates * (log_rate_sd / log_rates.std()))
         return (rates * (mean_rate / rates.mean())).astype(np.float32)
 
 
 def split_trials(rng: np.random.Generator, conditions: int, trials: int, valid_fraction: float) -> np.ndarray:
-    """Return a bool array (conditions, trials), True for validation; conditions share the trials as equally as they can."""
+    """Return a bool array (conditions, trials), True for validation, in as equal parts of each condition as possible."""
     each, left_over = divmod(round(conditions * trials * valid_fraction), conditions)
     n_valid = np.full(conditions, each)
     n_valid[rng.choice(conditions, size=left_over, replace=False)] += 1
@@ -89,7 +89,7 @@ def simulate(
     """Simulate spikes driven by a latent Lorenz system and write them to an HDF5 file.
 
     Args:
-        path: File to write (HDF5); an existing one is replaced.
+        path: File to write (HDF5). An existing one is replaced.
         conditions: Number of initial states of the Lorenz system (conditions).
         trials: Number of trials of each condition.
         neurons: Number of neurons.
@@ -98,7 +98,7 @@ def simulate(
         mean_rate: Mean firing rate over neurons, conditions and time, in spikes/s.
         log_rate_sd: Standard deviation of the log firing rates over neurons, conditions and time (no unit).
         valid_fraction: Fraction of the trials kept for validation.
-        seed: Seed of all random numbers; the same seed gives the same file, bit for bit.
+        seed: Seed of all random numbers. The same seed gives the same file, bit for bit.
 
     Raises:
         InputError: a parameter outside its range.
@@ -130,12 +130,12 @@ def simulate(
     spikes = rng.poisson(rates[:, None] * np.float64(bin_width), (conditions, trials, bins, neurons))
     is_valid = split_trials(rng, conditions, trials, valid_fraction)
 
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(
             bin_width=bin_width, rate_unit="spikes/s", seed=seed, generator="simulate.py", generator_version=VERSION
         )
         for split, chosen in (("train", ~is_valid), ("valid", is_valid)):
-            condition = np.nonzero(chosen)[0]  # trials stand in the order of their conditions, which compresses well
+            condition = np.nonzero(chosen)[0]  # trials in the order of their conditions compress well
             write = dict(chunks=True, compression="gzip", compression_opts=9, shuffle=True)
             narrow = np.uint8 if spikes.max() < 256 else np.uint32
             file.create_dataset(f"{split}_data", data=spikes[chosen].astype(narrow), **write)

@@ -1,126 +1,150 @@
 """Train the SBTT autoencoder at one or several bandwidths, as many at a time as there are cores.
 
-python train.py                         the eight levels of the demonstration
+python train.py                         the eight bandwidths of the demonstration
 python train.py --bandwidths 5 3        two of them
 python train.py --config configs/published.yaml
 python train.py --resume RUN            go on with a run that was stopped
 """
 
-import contextlib
 import time
 from pathlib import Path
-from queue import Queue
 
+import pytorch_lightning as pl
+import torch
 from jsonargparse import Namespace
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from cli import LEVELS, TrainCLI
-from command_line import FailedWork, InputError, run, writable_folder, write_table
+from command_line import FailedWork, InputError, run, silence_lightning, write_table
 from data import SpikeDataModule
-from evaluate import LOGS
-from progress import clock, print_table, silence_lightning
-from sweep import sole_user, train_sweep
+from evaluation.checkpoints import LOGS, bandwidth_folder
+from model import SequentialAutoencoder
+from training import options, runs, terminal
+from training.callbacks import AtomicCheckpointIO, SeedEachStep, StopIfNotFinite, ValidateAtTheEnd, save_best_and_last
+from training.parallel import train_all
+from training.tensorboard import TensorBoardPages, log_result, make_logger
+
+SCORES = ["r2", "r2_observed", "r2_unobserved", "r2_amortised", "nll", "heldout_nll", "heldout_nll_amortised", "bps"]
 
 
-def choose_levels(config: Namespace) -> list[int]:
-    """Return the bandwidths to train, each checked against the data before any training starts."""
-    if config.trainer.max_epochs == 0:
-        raise InputError("--trainer.max_epochs 0: expected at least 1")
-    if config.jobs < 1:
-        raise InputError(f"--jobs {config.jobs}: expected at least 1")
-    data = SpikeDataModule(**config.data)
-    levels = config.bandwidths or ([config.data.bandwidth] if config.data.bandwidth is not None else LEVELS)
-    for level in levels:
-        if not 1 <= level <= data.n_neurons:
-            raise InputError(
-                f"--bandwidths {level}: expected 1 to {data.n_neurons}, the number of neurons in {config.data.path}"
-            )
-    if len(set(levels)) < len(levels):
-        raise InputError(f"--bandwidths {' '.join(map(str, levels))}: expected each number once")
-    return levels
+def build(
+    config: Namespace, folder: Path, gpu: int | None = None, report: terminal.Send = terminal.ignore
+) -> tuple[SpikeDataModule, SequentialAutoencoder, pl.Trainer]:
+    """Make data, model and trainer of one bandwidth from its options. The arguments are those of `train_level`."""
+    pl.seed_everything(config.seed_everything, workers=True, verbose=False)
+    config_with_objects = options.make_parser().instantiate(config)  # options that name classes become objects
+    given = config_with_objects.trainer
+    data = SpikeDataModule(**config.data, seed=config.seed_everything)
+    model = SequentialAutoencoder(data.n_neurons, data.bin_width, **config.model)
+    ours = {
+        "logger": make_logger(folder, runs.last_checkpoint(folder)) if given.logger in (None, True) else given.logger,
+        "devices": given.devices if gpu is None else [gpu],
+        "plugins": [AtomicCheckpointIO(), *options.as_list(given.plugins)],
+        "enable_progress_bar": False,  # reports are shown instead
+        "callbacks": [
+            *save_best_and_last(folder, config.monitor),
+            SeedEachStep(config.seed_everything),
+            StopIfNotFinite(),
+            Timer(given.max_time),
+            terminal.ReportProgress(data.hparams.bandwidth, report),
+            TensorBoardPages(folder, config),
+            *options.as_list(given.callbacks),
+            ValidateAtTheEnd(),
+        ],
+    }
+    return data, model, pl.Trainer(**given.as_dict() | ours)
 
 
-def check_options(config: Namespace, bandwidth: int) -> None:
-    """Make what a level needs and throw it away; raise InputError where an option has a value that cannot be."""
-    try:
-        TrainCLI(config.clone()).instantiate_level(bandwidth, LOGS / "none" / "none", Queue())
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise InputError(f"an option has a wrong value: {error}") from None
+def train_level(
+    config: Namespace, folder: Path, gpu: int | None = None, report: terminal.Send = terminal.ignore
+) -> dict[str, float]:
+    """Train at one bandwidth, from its last checkpoint if there is one, and return the scores of its best checkpoint.
 
-
-def make_run_dir(name: str | None) -> Path:
-    """Make the folder of a new run, named after the time if not otherwise; raise InputError where `name` is taken."""
-    if name is not None and Path(name).name != name:
-        raise InputError(f"--name {name}: expected the name of a folder, without a path")
-    logs = writable_folder(LOGS, "the log folder")
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    for candidate in [name] if name is not None else [stamp, *(f"{stamp}-{number}" for number in range(2, 100))]:
-        with contextlib.suppress(FileExistsError):
-            (logs / candidate).mkdir()
-            return logs / candidate
-    raise InputError(f"--name {name or stamp}: {logs / (name or stamp)} exists; expected the name of a new run")
-
-
-def read_stopped_run(cli: TrainCLI) -> tuple[Path, Namespace]:
-    """Return the folder of the run that --resume names, and the options that it was started with.
+    Args:
+        config: Options of this bandwidth alone (`training.options.config_of`).
+        folder: Where checkpoints, configuration and TensorBoard's files are written. Made if necessary.
+        gpu: Index of the GPU to train on. None: as `--trainer.accelerator` and `--trainer.devices` say.
+        report: Called with the progress after each epoch.
 
     Raises:
-        InputError: no such run, or other options than --jobs and --quiet beside --resume.
+        InputError: a wrong option, or another process trains in the folder.
+        FailedWork: the loss became infinite or NaN, or the training ended before its first validation.
     """
-    run_dir = Path(cli.config.resume)
-    started_with = run_dir / "config.yaml"
-    if not started_with.is_file():
-        raise InputError(f"--resume {run_dir}: holds no config.yaml; expected the folder of a run of train.py")
-    untouched = cli.parser.parse_args([])
-    how = {name: cli.config[name] for name in ("resume", "jobs", "quiet")}
-    untouched.update(Namespace(how))
-    if cli.config != untouched:
-        raise InputError(
-            f"--resume {run_dir}: the options are those in {started_with}; expected --jobs or --quiet at most beside it"
-        )
-    config = cli.parser.parse_path(started_with)
-    config.jobs, config.quiet = cli.config.jobs, cli.config.quiet
-    return run_dir, config
+    torch.set_num_threads(1)  # two processes of one thread are faster than one of two
+    silence_lightning()
+    with runs.lock_folder(folder):
+        runs.save_config(config, folder)
+        data, model, trainer = build(config, folder, gpu, report)
+        timer = next(callback for callback in trainer.callbacks if isinstance(callback, Timer))
+        try:
+            trainer.fit(model, data, ckpt_path=runs.last_checkpoint(folder), weights_only=True)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from None
+        best = folder / "best.ckpt"
+        if not best.exists():
+            raise FailedWork(f"the training ended after {trainer.current_epoch} epochs without a validation")
+        n_epochs, seconds, logger = trainer.current_epoch, timer.time_elapsed("train"), trainer.logger
+        trainer.logger = None  # the history is that of the training
+        validated = trainer.validate(model, data, ckpt_path=best, weights_only=True, verbose=False)[0]
+        scores = {name: validated.get(f"valid/{name}", float("nan")) for name in SCORES}
+        log_result(logger, folder, config, scores)
+    bandwidth = data.hparams.bandwidth
+    dropped = 1 - bandwidth / data.n_neurons
+    return {"bandwidth": bandwidth, "fraction_dropped": dropped, **scores, "epochs": n_epochs, "seconds": seconds}
 
 
-def train(config: Namespace, levels: list[int], run_dir: Path) -> None:
-    """Train the levels of a run, then write and print their scores; raise FailedWork where a training failed."""
+def train_run(config: Namespace, bandwidths: list[int], run_dir: Path) -> None:
+    """Train the bandwidths of a run that have no results yet. Write and print the results; raise FailedWork if one failed."""
     start = time.perf_counter()
-    if not config.quiet:
-        print(f"Training {len(levels)} level{'s' * (len(levels) > 1)} in {run_dir}", flush=True)
-    try:
-        results = train_sweep(config, levels, run_dir)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; go on with: python train.py --resume {run_dir}") from None
-    failed = {level: result for level, result in zip(levels, results, strict=True) if isinstance(result, FailedWork)}
-    results = [result for result in results if not isinstance(result, FailedWork)]
+    results = runs.read_results(run_dir)
+    left = [bandwidth for bandwidth in bandwidths if bandwidth not in results]
+    say = terminal.ignore if config.quiet or not runs.is_main_process() else print
+    say(f"Training {len(left)} bandwidth{'s' * (len(left) > 1)} ({', '.join(map(str, left))}) in {run_dir}")
+    n_jobs = 1 if options.is_distributed(config) else min(config.jobs, len(left))
+    levels = {
+        bandwidth: (options.config_of(config, bandwidth), run_dir / bandwidth_folder(bandwidth), gpu)
+        for bandwidth, gpu in zip(left, options.choose_gpus(config, len(left)), strict=True)
+    }
+    with terminal.progress_display(left, config.quiet) as show:
+        trained = train_all(train_level, levels, n_jobs, show)
+    if not runs.is_main_process():
+        return
+    results |= {bandwidth: scores for bandwidth, scores in trained.items() if not isinstance(scores, FailedWork)}
     if results:
-        write_table(run_dir / "results.csv", results)
-        print_table(results)
-    if not config.quiet:
-        print(f"\nIt took {clock(time.perf_counter() - start)}. The runs are in {run_dir}.")
-        print(f"Look at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}")
+        rows = [results[bandwidth] for bandwidth in bandwidths if bandwidth in results]
+        write_table(run_dir / "results.csv", rows)
+        terminal.print_table(rows)
+    say(f"\nIt took {terminal.clock(time.perf_counter() - start)}. The runs are in {run_dir}.")
+    say(f"Look at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}")
+    failed = {bandwidth: error for bandwidth, error in trained.items() if isinstance(error, FailedWork)}
     if failed:
-        raise FailedWork("; ".join(f"bandwidth {level} stopped: {error}" for level, error in failed.items()))
+        raise FailedWork("; ".join(f"bandwidth {bandwidth} stopped: {error}" for bandwidth, error in failed.items()))
 
 
 def main() -> None:
     silence_lightning()
-    cli = TrainCLI()
-    if cli.config.resume is not None:
-        run_dir, config = read_stopped_run(cli)
-        if (run_dir / "results.csv").exists():
-            print(f"{run_dir} was trained to its end: there is nothing left to do")
-            return
-        levels = choose_levels(config)
-    else:
-        config = cli.config
-        levels = choose_levels(config)
-        check_options(config, levels[0])
-        run_dir = make_run_dir(config.name)
-        cli.parser.save(config, run_dir / "config.yaml", skip_unset=False)
-    with sole_user(run_dir):
-        train(config, levels, run_dir)
+    parser = options.make_parser()
+    config = parser.parse_args()
+    run_dir = None
+    if config.resume is not None:
+        run_dir, config = runs.read_stopped_run(parser, config)
+    options.check_options(config)
+    bandwidths = options.choose_bandwidths(config)
+    if run_dir is None:
+        try:
+            build(options.config_of(config, bandwidths[0]), LOGS / "none" / "none")
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise InputError(f"an option has a wrong value: {error}") from None
+        run_dir = runs.make_run_dir(config.name)
+        runs.save_config(config, run_dir)
+    elif set(bandwidths) <= set(runs.read_results(run_dir)):
+        print(f"{run_dir} was trained to its end: there is nothing left to do")
+        return
+    with runs.lock_folder(run_dir):
+        try:
+            train_run(config, bandwidths, run_dir)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted; go on with: python train.py --resume {run_dir}") from None
 
 
 if __name__ == "__main__":

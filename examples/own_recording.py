@@ -1,9 +1,9 @@
-"""From raw spike times to firing rates, with a recording of another size, with gaps, and without a known truth.
+"""From spike times to firing rates, with a recording of another size, with gaps and without true rates.
 
 python examples/own_recording.py         run it in the folder of the repo; three minutes on two cores
 
-Replace `my_spike_times` by what reads your recording; the rest stays. It leaves own.h5, a run in lightning_logs, figures
-in own_figures and own_rates.h5.
+Replace `my_spike_times` by a function that reads your recording. The rest stays. It writes own.h5, a run in lightning_logs,
+figures in own_figures, and own_rates.h5.
 """
 
 import subprocess
@@ -14,9 +14,10 @@ import h5py
 import jsonargparse
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
 
-from recording import write_recording
+from recordings import write_recording  # noqa: E402
 
 BIN_WIDTH = 0.01  # s
 DURATION = 0.6  # s
@@ -24,10 +25,10 @@ N_NEURONS = 20
 
 
 def my_spike_times(n_trials: int = 240) -> tuple[list[list[np.ndarray]], np.ndarray]:
-    """Stand in for a recording: neurons tuned to the phase of a rhythm, which starts anywhere in each trial.
+    """Simulate a recording: neurons tuned to the phase of a rhythm, which starts at a random phase in each trial.
 
     Returns:
-        Spike times (s) of each trial and neuron, and which neuron was recorded in which trial (trials, neurons; bool).
+        Spike times (s) of each trial and neuron, and whether a neuron was recorded in a trial (trials, neurons; bool).
     """
     rng = np.random.default_rng(0)
     preferred = rng.uniform(0, 2 * np.pi, N_NEURONS)
@@ -48,9 +49,9 @@ def count_spikes(times: list[list[np.ndarray]]) -> np.ndarray:
 
 
 def command(*words: str) -> None:
-    """Run one of the repo's commands, and say so."""
+    """Print and run one of the repo's commands."""
     print(f"\n$ python {' '.join(words)}", flush=True)
-    subprocess.run([sys.executable, *words], check=True)
+    subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]], check=True)
 
 
 def main() -> None:
@@ -61,7 +62,7 @@ def main() -> None:
 
     times, recorded = my_spike_times()
     spikes = count_spikes(times)
-    observed = np.broadcast_to(recorded[:, None], spikes.shape)  # a neuron is there for a whole trial, or not at all
+    observed = np.broadcast_to(recorded[:, None], spikes.shape)  # a neuron is recorded in a whole trial, or not at all
     write_recording("own.h5", spikes, BIN_WIDTH, observed)
     command("describe.py", "own.h5")
 

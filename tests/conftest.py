@@ -1,6 +1,7 @@
-"""Data files for the tests: small, and made in a temporary folder."""
+"""Data files for the tests, and how they run the repo's commands."""
 
 import contextlib
+import importlib
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -16,12 +18,18 @@ import pytest
 import torch
 from filelock import FileLock
 
-os.environ["OMP_NUM_THREADS"] = "1"  # of the commands too: two at a time have two cores
+os.environ["OMP_NUM_THREADS"] = "1"  # in the commands too: two workers on two cores
 torch.set_num_threads(1)
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # children hear Ctrl-C, also if this process was started to ignore it
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from command_line import run  # noqa: E402
 from simulate import simulate  # noqa: E402
+
+PATIENCE = 300  # s until a command is taken to hang; a slow machine must not fail a test
 
 
 @pytest.fixture
@@ -40,7 +48,7 @@ def data_arrays() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def small_lorenz(tmp_path_factory) -> str:
-    """A data set that a small model can learn in seconds: 96 + 24 trials of 20 bins and 12 neurons, 4 conditions."""
+    """A data set that a small model learns in seconds: 96 + 24 trials of 20 bins and 12 neurons, 4 conditions."""
     path = tmp_path_factory.mktemp("lorenz") / "small.h5"
     simulate(path=str(path), conditions=4, trials=30, neurons=12, bins=20, mean_rate=40.0)
     return str(path)
@@ -74,66 +82,109 @@ SMALL = [
 ]
 
 
-def command(folder: Path, *words: str) -> subprocess.Popen:
-    """Start `python words` in `folder`."""
-    return subprocess.Popen(
+class Done(NamedTuple):
+    """What a command left."""
+
+    status: int
+    output: str
+    errors: str
+
+
+class Call:
+    """Run a command as a user types it, but in this process: `call(folder, "train.py", "--bandwidths", "5")`."""
+
+    def __init__(self, capfd: pytest.CaptureFixture) -> None:
+        self.capfd = capfd
+
+    def __call__(self, folder: Path, *words: str) -> Done:
+        if words[0] == "-m":
+            name = words[1]
+        else:
+            name = str(Path(words[0]).relative_to(ROOT) if words[0].startswith("/") else words[0]).removesuffix(".py")
+            name = name.replace("/", ".")
+        main = importlib.import_module(name).main
+        self.capfd.readouterr()
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+            patch.setattr(sys, "argv", list(words[words[0] == "-m" :]))
+            with pytest.raises(SystemExit) as end:
+                run(main)
+        return Done(end.value.code, *self.capfd.readouterr())
+
+
+@pytest.fixture
+def call(capfd) -> Call:
+    return Call(capfd)
+
+
+@pytest.fixture
+def commands_in_process(monkeypatch, call):
+    """Let commands that the tested one starts run in this process, their output before that of the tested one."""
+
+    def run_here(words: list[str], check: bool = False) -> subprocess.CompletedProcess:
+        done = call(
+            Path.cwd(), *words[1:], *(["--jobs", "1"] if "train.py" in words[1] and "--resume" not in words else [])
+        )
+        assert not check or done.status == 0, done.errors
+        outputs.append(done.output)
+        return subprocess.CompletedProcess(words, done.status)
+
+    outputs = []
+    monkeypatch.setattr(subprocess, "run", run_here)
+    return outputs
+
+
+@contextlib.contextmanager
+def started(folder: Path, *words: str, **options) -> Iterator[subprocess.Popen]:
+    """Start `python words` in `folder`. Whatever happens, no process of it is left at the end."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    process = subprocess.Popen(
         [sys.executable, *words],
         cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
+        start_new_session=True,
+        **(options if "stdout" in options else pipes | options),
     )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def finish(folder: Path, *words: str, **options) -> Done:
+    """Run `python words` in a process of its own to its end."""
+    with started(folder, *words, **options) as process:
+        output, errors = process.communicate(timeout=PATIENCE)
+    return Done(process.returncode, output, errors)
 
 
 @pytest.fixture(scope="session")
 def sweep(tmp_path_factory, small_lorenz) -> tuple[Path, str]:
-    """A sweep over two levels by two processes: its run folder, and what it printed; one for all workers of the tests."""
+    """A sweep over two bandwidths by two processes: its run folder, and what it printed. One for all workers of the tests."""
     temporary = tmp_path_factory.getbasetemp()
     folder = (temporary.parent if "PYTEST_XDIST_WORKER" in os.environ else temporary) / "sweep"
     printed = folder / "printed.txt"
     with FileLock(f"{folder}.lock"):
         if not printed.exists():
             folder.mkdir()
-            printed.write_text(train_two_levels(folder, small_lorenz), encoding="utf-8")
+            words = ["--data.path", small_lorenz, "--bandwidths", "4", "2", "--jobs", "2", "--name", "two"]
+            done = finish(folder, str(ROOT / "train.py"), *words, "--seed_everything", "7", *SMALL)
+            assert (done.status, done.errors) == (0, "")
+            printed.write_text(done.output, encoding="utf-8")
     return folder / "lightning_logs" / "two", printed.read_text(encoding="utf-8")
-
-
-def train_two_levels(folder: Path, data_file: str) -> str:
-    """Train two small models in `folder` and return what was printed."""
-    words = [
-        str(ROOT / "train.py"),
-        "--data.path",
-        data_file,
-        "--bandwidths",
-        "4",
-        "2",
-        "--jobs",
-        "2",
-        "--name",
-        "two",
-    ]
-    process = command(folder, *words, "--seed_everything", "7", *SMALL)
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert errors == ""
-    return output
 
 
 @contextlib.contextmanager
 def tensorboard(folder: Path, *words: str) -> Iterator[str]:
     """Run TensorBoard in `folder` with the given words, on loopback; yield its address."""
-    program = Path(sys.executable).with_name("tensorboard")
-    words = (program, *words, "--port", "0", "--host", "127.0.0.1")
-    server = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)
-    try:
+    with started(folder, "-m", "tensorboard.main", *words, "--port", "0", "--host", "127.0.0.1") as server:
         for line in server.stderr:
             if found := re.search(r"http://127\.0\.0\.1:\d+", line):
                 break
         yield found[0]
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.communicate()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -142,7 +193,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="module")
 def copy_of_repo(tmp_path_factory) -> Path:
-    """What a user has after cloning, but for the figures, which the commands make again."""
+    """What a user has after cloning, without the figures, which the commands make again."""
     files = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -154,13 +205,13 @@ def copy_of_repo(tmp_path_factory) -> Path:
     return folder
 
 
-def run_in(folder: Path, words: list[str]) -> None:
-    """Run a command, a training for one epoch only, and expect it to have nothing to complain of."""
+def check_command(call: Call, folder: Path, words: list[str]) -> None:
+    """Run `python words`, a training for one epoch only, and expect it to end well and without complaint."""
     if "train.py" in words and not {"--help", "--print_config", "--resume"} & set(words):
-        words += ["--trainer.max_epochs", "1"]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=170)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+        words = [*words, "--trainer.max_epochs", "1", "--jobs", "1"]
+    done = call(folder, *words)
+    assert done.status == 0, done.errors
+    assert done.errors == ""
 
 
 def commands_in(document: str) -> list[str]:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from baselines import ideal_observer, r2_of_smoothing, read_ablation, read_published, read_seeds, smoothed_counts
 from data import SpikeDataModule
-from recording import Trials
+from evaluation.baselines import ideal_observer, r2_of_smoothing, smoothed_counts
+from evaluation.reference import read_published, read_seeds
+from experiments.learning_curves import ABLATION, read_ablation
+from recordings.hdf5 import Trials
 
 
 def test_ideal_observer_is_the_posterior_mean_over_conditions():
@@ -71,6 +73,6 @@ def test_committed_measurements_are_read():
     assert len(published) == len(dropped) == 8
     assert ((mean > 0.7) & (mean < 1)).all()
     assert ((sd > 0) & (sd < 0.05)).all()
-    for recipes in read_ablation().values():
+    for recipes in read_ablation(ABLATION).values():
         for history in recipes.values():
             assert history["r2"].shape == history["heldout_nll"].shape == (3, len(history["epoch"]))

@@ -6,7 +6,7 @@ from conftest import ROOT
 
 from command_line import InputError
 from data import SpikeDataModule, sample_mask
-from recording import read_file
+from recordings.hdf5 import read_file
 
 
 def test_mask_observes_exactly_bandwidth_neurons():
@@ -185,7 +185,7 @@ def test_a_file_that_stays_on_disk_gives_the_same_batches(monkeypatch, data_arra
     path = write_file(arrays)
     epochs = []
     for limit in (2**30, 0):
-        monkeypatch.setattr("recording.IN_MEMORY", limit)
+        monkeypatch.setattr("recordings.hdf5.MAX_IN_MEMORY", limit)
         data = SpikeDataModule(path, bandwidth=bandwidth, batch_size=7)
         data.setup()
         loaders = (data.train_dataloader(), data.val_dataloader())
@@ -200,7 +200,7 @@ def test_a_file_that_stays_on_disk_gives_the_same_batches(monkeypatch, data_arra
 
 def test_wrong_counts_are_found_when_a_file_stays_on_disk(monkeypatch, data_arrays, write_file):
     data_arrays["train_data"][20, 2, 1] = -1
-    monkeypatch.setattr("recording.IN_MEMORY", 0)
+    monkeypatch.setattr("recordings.hdf5.MAX_IN_MEMORY", 0)
     data = SpikeDataModule(write_file(data_arrays), num_workers=0)
     data.setup()
     with pytest.raises(InputError, match="train_data holds 1 negative"):

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from command_line import InputError
-from evaluate import find_checkpoints, load_checkpoint, load_data
-from plot_results import Score, markdown_table, mean_and_sd
+from evaluation.checkpoints import find_checkpoints, load_checkpoint
+from evaluation.scoring import Score, load_model_and_data, mean_and_sd
+from plot_results import results_table
 
 
 def score(bandwidth: int, value: float, seed: int, **changed) -> Score:
@@ -22,19 +23,19 @@ def score(bandwidth: int, value: float, seed: int, **changed) -> Score:
     return Score(**{"bandwidth": bandwidth, "seed": seed, "checkpoint": "best.ckpt", **r2s, **others, **changed})
 
 
-def test_seeds_of_a_level_are_averaged_and_their_spread_is_told():
-    levels = mean_and_sd([score(2, 0.5, 0), score(10, 0.9, 0), score(2, 0.7, 1)])
-    assert [(mean.bandwidth, mean.r2) for mean, _ in levels] == [(10, 0.9), (2, pytest.approx(0.6))]
-    assert math.isnan(levels[0][1].r2)
-    assert levels[1][1].r2 == pytest.approx(np.std([0.5, 0.7], ddof=1))
-    table = markdown_table(levels, [{"bandwidth": 2.0, "valid_r2": 0.339}])
+def test_seeds_of_a_bandwidth_are_averaged_and_their_spread_is_told():
+    averaged = mean_and_sd([score(2, 0.5, 0), score(10, 0.9, 0), score(2, 0.7, 1)])
+    assert [(mean.bandwidth, mean.r2) for mean, _ in averaged] == [(10, 0.9), (2, pytest.approx(0.6))]
+    assert math.isnan(averaged[0][1].r2)
+    assert averaged[1][1].r2 == pytest.approx(np.std([0.5, 0.7], ddof=1))
+    table = results_table(averaged, with_published=True)
     assert "| 2 | 80% | 0.600 ± 0.141 | 0.600 | 0.500 | 0.300 ± 0.071 | 0.339 | 0.990 |" in table
-    assert "| 10 | 0% | 0.900 | 0.900 | 0.800 | 0.450 | – | 0.990 |" in table
+    assert "| 10 | 0% | 0.900 | 0.900 | 0.800 | 0.450 | 0.852 | 0.990 |" in table
 
 
 def test_without_truth_the_table_has_bits_per_spike_alone():
     unknown = {name: math.nan for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised", "r2_ideal")}
-    table = markdown_table(mean_and_sd([score(2, 0.5, 0, **unknown)]), [{"bandwidth": 2.0, "valid_r2": 0.339}])
+    table = results_table(mean_and_sd([score(2, 0.5, 0, **unknown)]), with_published=False)
     assert table == "| observed | dropped | bits/spike |\n| ---: | ---: | ---: |\n| 2 | 80% | 0.250 |\n"
 
 
@@ -65,9 +66,8 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path, sweep, data_file)
     torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.ckpt")
     with pytest.raises(InputError, match="foreign.ckpt: lacks"):
         load_checkpoint(tmp_path / "foreign.ckpt")
-    model, options = load_checkpoint(good)
     with pytest.raises(InputError, match="is for 12 neurons, .* has 6"):
-        load_data(good, model, options | {"path": data_file})
+        load_model_and_data(good, data_file)
 
 
 def test_the_newest_complete_run_is_found_else_pretrained(monkeypatch, tmp_path, sweep):
@@ -79,3 +79,10 @@ def test_the_newest_complete_run_is_found_else_pretrained(monkeypatch, tmp_path,
     assert {path.parent.parent.name for path in find_checkpoints([])} == {"mine"}
     with pytest.raises(InputError, match="holds no best.ckpt"):
         find_checkpoints([str(tmp_path)])
+
+
+def test_more_validation_trials_than_figures_show(call, monkeypatch, tmp_path, sweep, small_lorenz):
+    monkeypatch.setattr("plot_results.MAX_TRIALS", 10)  # of 24
+    done = call(tmp_path, "plot_results.py", str(sweep[0]), "--out", "figures")
+    assert done.status == 0, done.errors
+    assert (tmp_path / "figures" / "lorenz.png").exists()

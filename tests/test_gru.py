@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gru import GRUDecoder, GRUEncoder
+from modules.gru import GRUDecoder, GRUEncoder
 
 
 def weights_of(gru: nn.GRU) -> list[Tensor]:

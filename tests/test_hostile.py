@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from command_line import InputError
-from evaluate import load_checkpoint
-from recording import read_file
+from evaluation.checkpoints import load_checkpoint
+from recordings.hdf5 import read_file
 
 COUNTS = np.ones((4, 3, 2), dtype=np.uint8)
 

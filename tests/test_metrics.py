@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchmetrics import R2Score
 
-from metrics import R2, BitsPerSpike
+from modules.metrics import R2, BitsPerSpike
 
 
 def some_rates(seed: int, shape=(6, 10, 4)) -> torch.Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from data import Batch, SpikeDataModule
-from model import SequentialAutoencoder, keep, rescale, sbtt_loss
+from model import SequentialAutoencoder, sbtt_loss
+from modules.coordinated_dropout import mask_missing, rescale
 
 
 def some_spikes(n_observed_share: float = 0.3, shape=(4, 7, 5)) -> torch.Tensor:
@@ -128,7 +129,7 @@ def test_weights_of_the_public_demo_fit():
 def test_hiding_parts_the_observed_entries_and_rescaling_keeps_the_size_of_a_trial():
     spikes = some_spikes(0.8)
     hide = torch.rand(spikes.shape, generator=torch.Generator().manual_seed(1)) < 0.5
-    shown, hidden = keep(spikes, ~hide), keep(spikes, hide)
+    shown, hidden = mask_missing(spikes, ~hide), mask_missing(spikes, hide)
     observed = ~spikes.isnan()
     assert torch.equal(~shown.isnan(), observed & ~hide)
     assert torch.equal(~hidden.isnan(), observed & hide)
@@ -184,8 +185,8 @@ def test_the_library_decides_what_is_inferred():
     spikes = some_spikes(0.9)
     model = make_model().eval()
     assert torch.equal(model.infer(spikes).log_rates, model(spikes).log_rates)  # nothing to compare with
-    model.library = 3 * torch.randn(4, 6)
-    log_rates, latents = model.decode(model.library, 7)
+    model.reference = 3 * torch.randn(4, 6)
+    log_rates, latents = model.decode(model.reference, 7)
     for j in range(4):  # trials that one trajectory explains by far the best
         counts = torch.poisson(100 * log_rates[j].exp()).expand(1, 7, 5)
         model.readout.bias.data += math.log(100)
@@ -193,7 +194,7 @@ def test_the_library_decides_what_is_inferred():
         model.readout.bias.data -= math.log(100)
         torch.testing.assert_close(inference.log_rates[0], log_rates[j] + math.log(100), atol=1e-2, rtol=1e-2)
         torch.testing.assert_close(inference.latents[0], latents[j], atol=1e-2, rtol=1e-2)
-        torch.testing.assert_close(inference.initial_condition[0], model.library[j], atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(inference.initial_condition[0], model.reference[j], atol=1e-2, rtol=1e-2)
 
 
 def test_the_library_travels_with_the_checkpoint_not_with_the_weights(tmp_path, small_lorenz):
@@ -203,8 +204,8 @@ def test_the_library_travels_with_the_checkpoint_not_with_the_weights(tmp_path, 
         max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
     )
     trainer.fit(model, data)
-    assert len(model.library) == len(data.datasets["train"])
-    assert "library" not in model.state_dict()
+    assert len(model.reference) == len(data.datasets["train"])
+    assert "reference" not in model.state_dict()
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     again = SequentialAutoencoder.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
-    assert torch.equal(again.library, model.library)
+    assert torch.equal(again.reference, model.reference)

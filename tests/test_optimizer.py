@@ -4,19 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from optimizer import MuonAdamW, orthogonalized
+from modules.optimizer import MuonAdam, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(30, 10), (10, 30), (20, 20), (1, 8)])
 def test_all_directions_become_about_equally_large(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    before, after = torch.linalg.svdvals(matrix), torch.linalg.svdvals(orthogonalized(matrix))
+    before, after = torch.linalg.svdvals(matrix), torch.linalg.svdvals(orthogonalize(matrix))
     large = before > 0.1 * before[0]
     assert ((after[large] > 0.65) & (after[large] < 1.25)).all()
 
 
 def test_the_zero_matrix_stays():
-    assert (orthogonalized(torch.zeros(4, 3)) == 0).all()
+    assert (orthogonalize(torch.zeros(4, 3)) == 0).all()
 
 
 def copies_of_weights() -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -28,7 +28,7 @@ def copies_of_weights() -> tuple[list[nn.Parameter], list[nn.Parameter]]:
 
 def test_it_does_what_torch_does_in_lower_precision():
     ours, torchs = copies_of_weights()
-    one = MuonAdamW(ours, lr=1e-2, weight_decay=0.2)
+    one = MuonAdam(ours, lr=1e-2, weight_decay=0.2)
     two = [
         torch.optim.Muon(torchs[:2], lr=1e-2, weight_decay=0.2, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(torchs[2:], lr=1e-2, weight_decay=0.0),
@@ -47,7 +47,7 @@ def test_it_does_what_torch_does_in_lower_precision():
 
 def test_a_closure_is_called_and_its_loss_returned():
     weights, _ = copies_of_weights()
-    optimizer = MuonAdamW(weights, lr=1e-2, weight_decay=0.0)
+    optimizer = MuonAdam(weights, lr=1e-2, weight_decay=0.0)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()

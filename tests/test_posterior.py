@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Poisson
 
-from posterior import leave_one_out_loss, log_likelihoods, posterior_weights
+from modules.posterior import leave_one_out_loss, log_likelihoods, posterior_weights
 
 
 def some_trials() -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,5 +1,6 @@
 """Files made from arrays, and what describe.py says of a file."""
 
+import shlex
 import sys
 
 import h5py
@@ -9,7 +10,9 @@ import pytest
 import describe
 from command_line import InputError
 from data import SpikeDataModule
-from recording import StoredArray, read_file, write_recording
+from recordings import write_recording
+from recordings.hdf5 import StoredArray, read_file
+from training.options import choose_bandwidths, make_parser
 
 
 @pytest.fixture
@@ -62,7 +65,7 @@ def test_counts_are_stored_in_little_space(tmp_path, counts, dtype, missing, sto
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"spikes": np.zeros((3, 4))}, r"spikes have shape \(3, 4\)"),
+        ({"spikes": np.zeros((3, 4))}, r"spikes has shape \(3, 4\)"),
         ({"spikes": np.full((9, 2, 2), -1)}, "36 negative values"),
         ({"spikes": np.full((9, 2, 2), 0.5)}, "36 fractional values"),
         ({"observed": np.ones((9, 2, 3), dtype=bool)}, r"observed has shape \(9, 2, 3\); expected \(9, 2, 2\)"),
@@ -95,7 +98,7 @@ def run_describe(monkeypatch, capsys, *words: str) -> str:
 
 @pytest.mark.parametrize("in_memory", [2**30, 0])
 def test_describe_names_what_looks_wrong(monkeypatch, capsys, data_arrays, write_file, in_memory):
-    monkeypatch.setattr("recording.IN_MEMORY", in_memory)
+    monkeypatch.setattr("recordings.hdf5.MAX_IN_MEMORY", in_memory)
     spikes = data_arrays["train_data"]
     spikes[:, :, 1], spikes[:, 0, 5] = 0, 90
     spikes[:, :, 2], spikes[:, 4], spikes[3] = np.nan, np.nan, np.nan
@@ -121,6 +124,14 @@ def test_describe_finds_nothing_wrong_with_a_good_file_and_refuses_a_bad_one(
 ):
     assert "Nothing looks wrong." in run_describe(monkeypatch, capsys, write_file(data_arrays))
     data_arrays["valid_data"][:] = np.nan
-    monkeypatch.setattr("recording.IN_MEMORY", 0)
+    monkeypatch.setattr("recordings.hdf5.MAX_IN_MEMORY", 0)
     with pytest.raises(InputError, match="valid_data holds NaN alone"):
         run_describe(monkeypatch, capsys, write_file(data_arrays))
+
+
+def test_describe_suggests_a_command_that_runs(monkeypatch, capsys, data_arrays, write_file):
+    path = write_file(data_arrays, "with space.h5", made_by="somebody else")
+    output = run_describe(monkeypatch, capsys, path, "--bin_width", "0.02")
+    command = output.strip().splitlines()[-1].split("python ")[1]
+    config = make_parser().parse_args(shlex.split(command)[1:])
+    assert choose_bandwidths(config) == [6]

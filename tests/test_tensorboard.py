@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, tensorboard
+from conftest import PATIENCE, ROOT, tensorboard
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -20,17 +20,17 @@ FIGURES = {"inference", "latents", "inferred_against_true"}
 
 
 @pytest.fixture(params=["sweep", "pretrained"])
-def level_dirs(request) -> list[Path]:
-    """The levels of a run that was just trained, and of the one that comes with the repo."""
+def folders(request) -> list[Path]:
+    """The bandwidths of a run that was just trained, and of the one that comes with the repo."""
     run = PRETRAINED if request.param == "pretrained" else request.getfixturevalue("sweep")[0]
     return sorted(run.glob("bandwidth_*"))
 
 
-def test_a_level_has_a_text_charts_and_figures(level_dirs):
-    for level_dir in level_dirs:
-        events = EventAccumulator(str(level_dir), size_guidance={"images": 0}).Reload()
+def test_a_training_has_a_text_charts_and_figures(folders):
+    for folder in folders:
+        events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
         text = events.Tensors("run/text_summary")[0].tensor_proto.string_val[0].decode()
-        assert f"python train.py --config lightning_logs/{level_dir.parent.name}/{level_dir.name}/config.yaml" in text
+        assert f"python train.py --config lightning_logs/{folder.parent.name}/{folder.name}/config.yaml" in text
         layout = Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
         tags = {tag.strip("^$") for part in layout.category for chart in part.chart for tag in chart.multiline.tag}
         assert {"valid/r2", "valid/bps"} <= tags <= set(events.Tags()["scalars"]) | {"valid/r2_unobserved"}
@@ -41,18 +41,18 @@ def test_a_level_has_a_text_charts_and_figures(level_dirs):
             assert 2 <= len(images) <= 3
             assert images[-1].step == n_epochs
             assert len(set(Image.open(io.BytesIO(images[-1].encoded_image_string)).convert("L").tobytes())) > 50
-        assert sum(path.stat().st_size for path in level_dir.glob("events*")) < 1e6
+        assert sum(path.stat().st_size for path in folder.glob("events*")) < 1e6
 
 
-def test_the_scores_of_the_best_checkpoint_and_the_settings_are_in_hparams(level_dirs):
-    with open(level_dirs[0].parent / "results.csv", newline="") as file:
+def test_the_scores_of_the_best_checkpoint_and_the_settings_are_in_hparams(folders):
+    with open(folders[0].parent / "results.csv", newline="") as file:
         results = {int(row["bandwidth"]): row for row in csv.DictReader(file)}
-    for level_dir in level_dirs:
-        accumulator = EventAccumulator(str(level_dir)).Reload()
+    for folder in folders:
+        accumulator = EventAccumulator(str(folder)).Reload()
         content = accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
         for name in (b"bandwidth", b"seed", b"recipe", b"setting/hidden_size"):
             assert name in content
-        result = results[int(level_dir.name.split("_")[1])]
+        result = results[int(folder.name.split("_")[1])]
         for name in ("r2", "bps"):
             assert accumulator.Scalars(f"best/{name}")[0].value == pytest.approx(float(result[name]), abs=1e-6)
 
@@ -111,7 +111,7 @@ def test_a_browser_shows(browser, address, request, page, shown):
         shown += [f"{float(result[score]):.5f}"[:-1] for result in results for score in ("r2", "bps")]
     browser.get(f"{address}/#{page}")
     browser.refresh()  # for a page of the same application, which a new address alone does not load
-    deadline, text = time.monotonic() + 30, ""
+    deadline, text = time.monotonic() + PATIENCE, ""
     while not all(words in text for words in shown) and time.monotonic() < deadline:
         time.sleep(0.2)
         text = browser.execute_script(PAGE_TEXT)

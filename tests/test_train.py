@@ -1,38 +1,36 @@
-"""The commands, run as a user runs them, on data small enough to be quick."""
+"""Trainings, run as a user runs them, on data small enough to be quick."""
 
 import contextlib
 import csv
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import ROOT, SMALL, command
+from conftest import PATIENCE, ROOT, SMALL, started
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import cli
-import plot_results
-import train
-from command_line import InputError
-from evaluate import find_checkpoints, load_checkpoint, load_data, validate
+from evaluation.checkpoints import find_checkpoints, load_checkpoint
+from evaluation.scoring import load_model_and_data, validate
+from train import build
+from training.callbacks import AtomicCheckpointIO
+from training.options import config_of, make_parser
 
 
 def test_a_sweep_leaves_all_that_describes_it(sweep):
     run, output = sweep
-    for level, bandwidth in (("bandwidth_04", 4), ("bandwidth_02", 2)):
-        assert yaml.safe_load((run / level / "hparams.yaml").read_text())["bandwidth"] == bandwidth
-        config = yaml.safe_load((run / level / "config.yaml").read_text())
+    for folder, bandwidth in (("bandwidth_04", 4), ("bandwidth_02", 2)):
+        assert yaml.safe_load((run / folder / "hparams.yaml").read_text())["bandwidth"] == bandwidth
+        config = yaml.safe_load((run / folder / "config.yaml").read_text())
         assert config["data"]["bandwidth"] == bandwidth
         assert config["seed_everything"] == 7
         for checkpoint in ("best.ckpt", "last.ckpt"):
-            assert "state_dict" in torch.load(run / level / checkpoint, weights_only=True)
-        events = EventAccumulator(str(run / level)).Reload()
+            assert "state_dict" in torch.load(run / folder / checkpoint, weights_only=True)
+        events = EventAccumulator(str(run / folder)).Reload()
         wanted = {"train/nll", "valid/nll", "valid/heldout_nll", "valid/bps", "valid/r2", "valid/r2_observed"}
         assert wanted | {"valid/r2_unobserved"} <= set(events.Tags()["scalars"])
         assert [event.step for event in events.Scalars("train/nll")] == [1, 2, 3, 4]
@@ -53,9 +51,9 @@ def test_a_checkpoint_evaluates_to_what_training_reported(sweep):
     with open(run / "results.csv") as file:
         reported = {int(row["bandwidth"]): row for row in csv.DictReader(file)}
     for checkpoint in find_checkpoints([str(run)]):
-        model, options = load_checkpoint(checkpoint)
-        scores = validate(model, load_data(checkpoint, model, options))
-        row = reported[options["bandwidth"]]
+        model, data = load_model_and_data(checkpoint)
+        scores = validate(model, data)
+        row = reported[data.hparams.bandwidth]
         for name in ("r2", "r2_unobserved", "bps", "heldout_nll"):
             assert scores[name] == pytest.approx(float(row[name]), abs=1e-5)
         events = EventAccumulator(str(checkpoint.parent)).Reload()
@@ -64,29 +62,26 @@ def test_a_checkpoint_evaluates_to_what_training_reported(sweep):
         assert float(row["r2"]) == pytest.approx(history[best.step], abs=1e-5)
 
 
-def test_the_saved_configuration_repeats_the_run_bit_for_bit(sweep):
-    run, _ = sweep
-    folder = run.parent.parent
-    config = run / "bandwidth_02" / "config.yaml"
-    process = command(folder, str(ROOT / "train.py"), "--config", str(config), "--name", "again")
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert "epoch    4/4" in output
-    weights = [
-        torch.load(path / "bandwidth_02" / "last.ckpt", weights_only=True) for path in (run, run.parent / "again")
-    ]
-    for name, tensor in weights[0]["state_dict"].items():
-        assert torch.equal(tensor, weights[1]["state_dict"][name]), name
+def weights(run: Path, bandwidth: int, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    return torch.load(run / f"bandwidth_{bandwidth:02}" / name, weights_only=True)["state_dict"]
 
 
-def test_plot_results_writes_figures_and_tables_of_the_newest_run(sweep):
+def test_the_saved_configuration_repeats_the_run_bit_for_bit(call, sweep):
     run, _ = sweep
-    folder = run.parent.parent
-    process = command(folder, str(ROOT / "plot_results.py"), "--out", "shown", str(run))
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    out = folder / "shown"
-    figures = ("r2_curve", "example_trials", "method", "why", "overfitting", "neurons_and_bins", "lorenz")
+    done = call(run.parents[1], "train.py", "--config", str(run / "bandwidth_02" / "config.yaml"), "--name", "again")
+    assert done.status == 0, done.errors
+    assert "epoch    4/4" in done.output
+    first, again = weights(run, 2), weights(run.parent / "again", 2)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, again[name]), name
+
+
+def test_plot_results_writes_figures_and_tables_of_a_run(call, sweep):
+    run, _ = sweep
+    done = call(run.parents[1], "plot_results.py", "--out", "shown", str(run))
+    assert done.status == 0, done.errors
+    out = run.parents[1] / "shown"
+    figures = ("r2_curve", "example_trials", "method", "neurons_and_bins", "lorenz")
     names = {figure + suffix for figure in figures for suffix in (".png", ".pdf")}
     names |= {"results.csv", "results.md", "fewer_neurons.gif"}
     assert {path.name for path in out.iterdir()} == names
@@ -96,31 +91,30 @@ def test_plot_results_writes_figures_and_tables_of_the_newest_run(sweep):
     with open(run / "results.csv") as file:
         for row in csv.DictReader(file):
             assert float(rows[row["bandwidth"]]["r2"]) == pytest.approx(float(row["r2"]), abs=1e-5)
-    assert (out / "results.md").read_text() in output
+    table = (out / "results.md").read_text()
+    assert table in done.output
+    assert "public demo" not in table, "the demonstration's numbers beside other data"
 
 
-def test_quiet_leaves_the_table_alone(tmp_path, small_lorenz):
-    words = [str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", "3", "--quiet"]
-    output, errors = command(tmp_path, *words, *SMALL).communicate(timeout=60)
-    assert errors == ""
-    titles, row = output.strip().splitlines()
+def test_quiet_leaves_the_table_alone(call, tmp_path, small_lorenz):
+    done = call(tmp_path, "train.py", "--data.path", small_lorenz, "--bandwidths", "3", "--quiet", *SMALL)
+    assert done.errors == ""
+    titles, row = done.output.strip().splitlines()
     assert titles.split()[0] == "bandwidth"
     assert row.split()[:2] == ["3", "75%"]
 
 
-def test_a_terminal_shows_a_line_for_each_level_and_one_for_the_sweep(tmp_path, small_lorenz):
-    words = [sys.executable, str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", "3", "2", *SMALL]
+def test_a_terminal_shows_a_bar_for_each_bandwidth_and_one_for_the_sweep(tmp_path, small_lorenz):
+    words = [str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", "3", "2", "--jobs", "1", *SMALL]
     control, terminal = os.openpty()
-    process = subprocess.Popen(
-        words, cwd=tmp_path, stdout=terminal, env=os.environ | {"TERM": "xterm", "COLUMNS": "100"}
-    )
-    os.close(terminal)
-    output = b""
-    with contextlib.suppress(OSError):  # which is how the end of a terminal is told
-        while part := os.read(control, 10000):
-            output += part
-    os.close(control)
-    assert process.wait(timeout=60) == 0
+    with started(tmp_path, *words, stdout=terminal, env=os.environ | {"TERM": "xterm", "COLUMNS": "100"}) as process:
+        os.close(terminal)
+        output = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while part := os.read(control, 10000):
+                output += part
+        os.close(control)
+        assert process.wait(timeout=PATIENCE) == 0
     lines = [line for line in re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"\n", output).decode().splitlines() if line.strip()]
     shown = " ".join(lines)
     assert re.search(r"bandwidth  3\s+━+\s+4/4\s+R² +-?0\.\d{3}", shown)
@@ -128,141 +122,112 @@ def test_a_terminal_shows_a_line_for_each_level_and_one_for_the_sweep(tmp_path, 
     assert re.search(r"sweep\s+━+\s+8/8\s+epochs", shown)
 
 
-@pytest.mark.parametrize("levels", [["3"], ["3", "2"]])
-def test_ctrl_c_leaves_a_usable_checkpoint(tmp_path, small_lorenz, levels):
-    words = [str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", *levels, "--name", "stopped"]
-    process = command(tmp_path, *words, *SMALL, "--trainer.max_epochs=100000", "--jobs=2")
-    checkpoint = tmp_path / "lightning_logs" / "stopped" / "bandwidth_03" / "last.ckpt"
-    deadline = time.monotonic() + 60
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+@pytest.mark.parametrize("bandwidths", [["3"], ["3", "2"]])
+def test_ctrl_c_leaves_a_usable_checkpoint(tmp_path, small_lorenz, bandwidths):
+    words = [str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", *bandwidths, "--name", "stopped"]
+    with started(tmp_path, *words, *SMALL, "--trainer.max_epochs=100000", "--jobs=2") as process:
+        checkpoint = tmp_path / "lightning_logs" / "stopped" / "bandwidth_03" / "last.ckpt"
+        deadline = time.monotonic() + PATIENCE
+        while not checkpoint.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     run = Path("lightning_logs", "stopped")
     assert errors.strip() == f"train.py: interrupted; go on with: python train.py --resume {run}"
-    assert "Traceback" not in errors
     model, _ = load_checkpoint(checkpoint)
     assert model.hparams.n_neurons == 12
 
 
-def parse(monkeypatch, *words: str):
-    monkeypatch.setattr(sys, "argv", ["train.py", *words])
-    train.main()
+ENDLESS = ["--trainer.max_epochs=100000", "--trainer.check_val_every_n_epoch=100000"]
+
+
+def history(folder: Path, name: str) -> list[int]:
+    """The epochs at which a score was logged."""
+    return [event.step for event in EventAccumulator(str(folder)).Reload().Scalars(name)]
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("flags", "validated"),
     [
-        (["--bandwidths", "5", "0"], "--bandwidths 0: expected 1 to 6"),
-        (["--bandwidths", "7"], "--bandwidths 7: expected 1 to 6"),
-        (["--bandwidths", "2", "2"], "expected each number once"),
-        (["--data.bandwidth", "9"], "bandwidth 9: expected 1 to 6"),
-        (["--data.batch_size", "0"], "--data.batch_size 0"),
-        (["--data.heldout_fraction", "1.5"], "--data.heldout_fraction 1.5"),
-        (["--trainer.max_epochs", "0"], "--trainer.max_epochs 0"),
-        (["--trainer.max_epochs", "-7"], "max_epochs"),
-        (["--trainer.accelerator", "abacus"], "accelerator"),
-        (["--model.dropout", "1.5"], "--model.dropout 1.5"),
-        (["--model.hidden_size", "0"], "--model.hidden_size 0"),
-        (["--model.learning_rate", "-1"], "--model.learning_rate -1"),
-        (["--jobs", "0"], "--jobs 0"),
-        (["--seed_everything", "-1"], "--seed_everything -1"),
-        (["--data.num_workers", "-1"], "--data.num_workers -1"),
-        (["--bandwidths", "2", "--name", "taken"], "--name taken"),
-        (["--bandwidths", "2", "--name", "../outside"], "--name ../outside"),
+        (["--trainer.max_epochs=5"], [2, 4, 5]),
+        (["--trainer.max_epochs=1"], [1]),
+        (["--trainer.max_epochs=null", "--trainer.max_steps=8"], [2, 3]),
+        (["--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=null"], [1, 2, 3, 4]),
+        (["--trainer.max_epochs=4", "--trainer.num_sanity_val_steps=2", "--model.schedule=constant"], [2, 4]),
     ],
 )
-def test_wrong_options_are_named_before_anything_starts(monkeypatch, tmp_path, data_file, words, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "lightning_logs" / "taken").mkdir(parents=True)
-    with pytest.raises(InputError, match=message):
-        parse(
-            monkeypatch,
-            "--data.path",
-            data_file,
-            *(words if "--bandwidths" in words else ["--bandwidths", "2", *words]),
-        )
-    assert [path.name for path in (tmp_path / "lightning_logs").rglob("*")] == ["taken"]
+def test_the_last_epoch_is_always_validated(call, tmp_path, small_lorenz, flags, validated):
+    """Three steps an epoch, validated every second epoch."""
+    words = ["--data.path", small_lorenz, "--bandwidths", "3", "--name", "run", *SMALL, *flags]
+    done = call(tmp_path, "train.py", *words)
+    assert done.status == 0, done.errors
+    folder = tmp_path / "lightning_logs" / "run"
+    assert history(folder / "bandwidth_03", "valid/r2") == validated
+    with open(folder / "results.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert int(row["epochs"]) == validated[-1]
 
 
-def test_runs_that_start_in_the_same_second_have_folders_of_their_own(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert len({train.make_run_dir(None) for _ in range(5)}) == 5
+def test_the_time_of_a_training_can_be_limited(call, tmp_path, small_lorenz):
+    words = ["--data.path", small_lorenz, "--bandwidths", "3", "--name", "run", *SMALL]
+    limits = ["--trainer.max_epochs=100000", "--trainer.max_time=00:00:00:02", "--trainer.check_val_every_n_epoch=1000"]
+    done = call(tmp_path, "train.py", *words, *limits)
+    assert done.status == 0, done.errors
+    folder = tmp_path / "lightning_logs" / "run" / "bandwidth_03"
+    assert len(history(folder, "valid/r2")) == 1, "a training that time ends is validated then"
+    assert (folder / "best.ckpt").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path, data_file, sweep):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "lightning_logs").write_text("a file in the way")
-    with pytest.raises(InputError, match="lightning_logs: cannot write there"):
-        parse(monkeypatch, "--data.path", data_file, "--bandwidths", "2")
-    monkeypatch.setattr(sys, "argv", ["plot_results.py", str(sweep[0]), "--out", "lightning_logs"])
-    with pytest.raises(InputError, match="--out lightning_logs: cannot write there"):
-        plot_results.main()
-    assert (tmp_path / "lightning_logs").read_text() == "a file in the way"
+def test_a_training_without_end_shows_each_validation(call, tmp_path, small_lorenz):
+    words = ["--data.path", small_lorenz, "--bandwidths", "3", *SMALL, "--trainer.max_time=00:00:00:02"]
+    done = call(tmp_path, "train.py", *words, "--trainer.max_epochs=-1")
+    assert done.status == 0, done.errors
+    assert re.search(r"bandwidth  3  epoch    2  R² +-?\d\.\d{3}\n", done.output)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["train.py", "--bandwidths", "2.5"],
-        ["train.py", "--model.optimizer", "sgd"],
-        ["train.py", "--no_such_flag", "1"],
-        ["train.py", "--config", "none.yaml"],
-        ["plot_results.py", "--no_such_flag"],
-        ["plot_results.py", "no_such_run"],
-        ["simulate.py", "--neurons", "many"],
-    ],
-)
-def test_a_usage_error_is_one_line_and_status_2(monkeypatch, capsys, tmp_path, words):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", words)
-    module = __import__(Path(words[0]).stem)
-    with pytest.raises(SystemExit) as end:
-        train.run(module.main)
-    assert end.value.code == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith(words[0] + ": ")
-    assert errors.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_other_precisions_learn_the_same(call, tmp_path, sweep, small_lorenz, precision):
+    words = ["--data.path", small_lorenz, "--bandwidths", "4", "--seed_everything", "7", "--name", "run", *SMALL]
+    done = call(tmp_path, "train.py", *words, "--trainer.precision", precision)
+    assert done.status == 0, done.errors
+    run = tmp_path / "lightning_logs" / "run"
+    for path, bandwidths in ((sweep[0], ["4", "2"]), (run, ["4"])):
+        with open(path / "results.csv") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["bandwidth"] for row in rows] == bandwidths
+    with open(sweep[0] / "results.csv") as file:
+        single = next(csv.DictReader(file))
+    for name in ("r2", "heldout_nll", "bps"):
+        assert float(rows[0][name]) == pytest.approx(float(single[name]), abs=0.02)
+    model, _ = load_checkpoint(run / "bandwidth_04" / "best.ckpt")
+    assert model.reference.dtype == torch.float32
 
 
-def test_default_config_says_what_the_code_does(monkeypatch):
-    """configs/default.yaml lists the whole recipe; the defaults in the code are the same."""
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    config = cli.TrainCLI().config
-    monkeypatch.setattr(cli, "DEFAULT_CONFIG", "no such file")
-    from_code = cli.TrainCLI().config
-    assert config.model == from_code.model
-    assert config.data == from_code.data
-    written = yaml.safe_load((ROOT / "configs" / "default.yaml").read_text())
-    assert written["model"].keys() == config.model.as_dict().keys()
+def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, small_lorenz):
+    """The trainer of train.py writes through AtomicCheckpointIO, which test_resume.py tests."""
+    config = make_parser().parse_args(["--data.path", small_lorenz, *SMALL])
+    _, _, trainer = build(config_of(config, 3), tmp_path / "run" / "bandwidth_03")
+    assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
 
 
-def test_published_config_is_the_published_recipe(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(ROOT / "configs" / "published.yaml")])
-    config = cli.TrainCLI().config
-    model, trainer = config.model, config.trainer
-    assert (model.optimizer, model.learning_rate, model.weight_decay, model.dropout) == ("adam", 1e-3, 1e-4, 0.1)
-    assert (model.schedule, model.coordinated_dropout, model.hidden_size) == ("constant", 0.0, 50)
-    assert (trainer.max_epochs, trainer.gradient_clip_val, config.data.batch_size) == (1000, None, 64)
-    assert config.monitor == "valid/nll"
+def test_a_checkpoint_between_two_validations_has_no_outdated_initial_conditions(call, tmp_path, small_lorenz):
+    words = ["--data.path", small_lorenz, "--bandwidths", "3", "--name", "run", *SMALL]
+    assert call(tmp_path, "train.py", *words, "--trainer.max_epochs=2").status == 0
+    run = tmp_path / "lightning_logs" / "run" / "bandwidth_03"
+    assert len(load_checkpoint(run / "last.ckpt")[0].reference) == 96
+    with started(tmp_path, str(ROOT / "train.py"), *words, *ENDLESS, "--name", "stopped") as process:
+        last = tmp_path / "lightning_logs" / "stopped" / "bandwidth_03" / "last.ckpt"
+        deadline = time.monotonic() + PATIENCE
+        while not last.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.kill()
+    assert len(load_checkpoint(last)[0].reference) == 0
+    done = call(tmp_path, "infer.py", str(last), small_lorenz, "--out", "rates.h5")
+    assert "the encoder alone infers" in done.output
 
 
-def test_a_training_that_ends_before_its_first_validation_says_so(tmp_path, small_lorenz):
-    words = [str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", "3", *SMALL]
-    steps = ["--trainer.max_epochs=null", "--trainer.max_steps=2"]
-    process = command(tmp_path, *words, *steps)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "before its first validation; expected a lower --trainer.check_val_every_n_epoch" in errors
-    assert len(errors.splitlines()) == 1
-
-
-def test_the_time_of_a_training_can_be_limited(tmp_path, small_lorenz):
-    words = [str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", "3", *SMALL]
-    limits = ["--trainer.max_epochs=100000", "--trainer.max_time=00:00:00:03"]
-    process = command(tmp_path, *words, *limits)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert "best.ckpt" in {path.name for path in (tmp_path / "lightning_logs").glob("*/*/*")}
+def test_a_recording_with_other_neurons_has_bandwidths_of_its_own(call, tmp_path, data_file):
+    done = call(tmp_path, "train.py", "--data.path", data_file, "--jobs", "1", *SMALL, "--trainer.max_epochs=1")
+    assert done.status == 0, done.errors
+    assert "Training 4 bandwidths (6, 3, 2, 1) in lightning_logs" in done.output

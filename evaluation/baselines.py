@@ -1,0 +1,88 @@
+"""What models are compared with on the same masked data: an ideal observer and smoothed spikes."""
+
+import math
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import SpikeDataModule
+from modules.coordinated_dropout import mask_missing
+from modules.metrics import R2
+from modules.posterior import posterior_weights
+from recordings.hdf5 import Trials
+
+KERNEL_SDS = (1, 2, 3, 5, 8, 12)  # bins
+PRIOR_WEIGHTS = (1, 3, 10, 30, 100, 300)  # bins
+
+
+def r2_of_ideal_observer(data: SpikeDataModule) -> float:
+    """Return the R² of the ideal observer on the validation trials; NaN if true rates or conditions are not known."""
+    metric = R2(data.n_neurons)
+    for batch in data.val_dataloader():
+        ideal = ideal_observer(batch.spikes, data.trials["valid"], data.bin_width)
+        if ideal is None:
+            return math.nan
+        metric.update(ideal, batch.rates)
+    return float(metric.compute())
+
+
+def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor | None:
+    """Infer rates like an observer who knows the rates of each condition, but not to which condition a trial belongs.
+
+    The posterior mean of the conditions' true rates given the observed counts, with equal priors. No method has a smaller
+    expected squared error.
+
+    Args:
+        spikes: (B, T, N) counts per bin, NaN = missing.
+        trials: The trials of the split, with true rates and conditions.
+        bin_width: Width of a time bin (s).
+
+    Returns:
+        (B, T, N) rates in spikes/s; None if true rates or conditions are not known.
+    """
+    if trials.rates is None or trials.condition is None:
+        return None
+    first_trial = np.unique(trials.condition, return_index=True)[1]
+    expected_counts = torch.from_numpy(trials.rates[first_trial]).double() * bin_width
+    weights = posterior_weights(spikes, expected_counts.clamp(min=1e-9).log())
+    return (torch.tensordot(weights, expected_counts, 1) / bin_width).float()
+
+
+def r2_of_smoothing(data: SpikeDataModule) -> float:
+    """Return the R² of smoothed spikes on the validation trials; NaN if true rates are not known.
+
+    Each neuron is smoothed with the settings that best predict its held-out counts.
+    """
+    if data.trials["valid"].rates is None:
+        return math.nan
+    spikes, heldout, rates = (torch.cat(parts) for parts in zip(*data.val_dataloader(), strict=True))
+    shown, hidden = mask_missing(spikes, ~heldout), mask_missing(spikes, heldout)
+    settings = list(product(KERNEL_SDS, PRIOR_WEIGHTS))
+    predictions = (smoothed_counts(shown, *setting) for setting in settings)
+    best = torch.stack([(counts - hidden * counts.log()).nansum((0, 1)) for counts in predictions]).argmin(0)
+    inferred = torch.empty_like(spikes)
+    for index in best.unique():
+        inferred[..., best == index] = smoothed_counts(spikes, *settings[index])[..., best == index]
+    metric = R2(data.n_neurons)
+    metric.update(inferred / data.bin_width, rates)
+    return float(metric.compute())
+
+
+def smoothed_counts(spikes: Tensor, kernel_sd: float, prior: float) -> Tensor:
+    """Infer expected counts per bin (B, T, N) by smoothing the observed counts of each neuron in time.
+
+    The estimate is the Gaussian-weighted mean of the counts around a bin, shrunk towards the neuron's mean over all trials
+    (the posterior mean under a Gamma prior).
+
+    Args:
+        spikes: (B, T, N) counts per bin, NaN = missing.
+        kernel_sd: Standard deviation of the Gaussian (bins).
+        prior: Weight of the neuron's mean, in observed bins.
+    """
+    bins = torch.arange(spikes.shape[1])
+    kernel = torch.exp(-0.5 * ((bins[:, None] - bins) / kernel_sd) ** 2)
+    mean = spikes.nanmean((0, 1)).nan_to_num(nan=1.0).clamp(min=1e-6)
+    weight = kernel @ (~spikes.isnan()).to(kernel.dtype)
+    return (kernel @ spikes.nan_to_num(nan=0.0) + prior * mean) / (weight + prior)

@@ -1,0 +1,102 @@
+"""Find and load the checkpoints of trained runs."""
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from command_line import InputError, read_table
+from model import SequentialAutoencoder
+
+LOGS = Path("lightning_logs")
+
+
+def find_checkpoints(paths: list[str]) -> list[Path]:
+    """Return the best checkpoint of every bandwidth in `paths`: checkpoints, folders of a bandwidth, or folders of a run.
+
+    Without paths: of the newest run that was trained to its end, else of `lightning_logs/pretrained`.
+
+    Raises:
+        InputError: a path that does not exist, or without a checkpoint.
+    """
+    if not paths:
+        complete = [file.parent for file in LOGS.glob("*/results.csv") if file.parent.name != "pretrained"]
+        paths = [max(complete, key=lambda run: (run / "results.csv").stat().st_mtime, default=LOGS / "pretrained")]
+    found = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path}: no such run or checkpoint; expected one that train.py made")
+        checkpoints = [path] if path.is_file() else sorted({*path.glob("best.ckpt"), *path.glob("*/best.ckpt")})
+        checkpoints = leave_out_failed(path, checkpoints)
+        if not checkpoints:
+            raise InputError(f"{path}: holds no best.ckpt; expected a run folder of train.py")
+        found += checkpoints
+    return found
+
+
+def leave_out_failed(run_dir: Path, checkpoints: list[Path]) -> list[Path]:
+    """Leave out, and say so, the bandwidths of a complete run whose training failed: they have no row in results.csv."""
+    if not (run_dir / "results.csv").is_file():
+        return checkpoints
+    trained = {bandwidth_folder(int(row["bandwidth"])) for row in read_table(run_dir / "results.csv")}
+    for checkpoint in checkpoints:
+        if checkpoint.parent.name not in trained:
+            print(f"{checkpoint.parent}: left out, because its training failed (no row in {run_dir / 'results.csv'})")
+    return [checkpoint for checkpoint in checkpoints if checkpoint.parent.name in trained]
+
+
+def bandwidth_folder(bandwidth: int) -> str:
+    """Return the name of the folder of a bandwidth in that of its run."""
+    return f"bandwidth_{bandwidth:02}"
+
+
+def load_checkpoint(path: str | Path) -> tuple[SequentialAutoencoder, dict]:
+    """Return the model of a checkpoint, and the options of the data that it was trained on. No code in the file is run.
+
+    Raises:
+        InputError: not a checkpoint of this repo, or its weights do not fit its hyperparameters.
+    """
+    expected = "expected a checkpoint that train.py made"
+    try:
+        refuse_compressed(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        refuse_oversized(checkpoint, path)
+        model = SequentialAutoencoder(**checkpoint["hyper_parameters"])
+        model.load_state_dict(checkpoint["state_dict"])
+        model.on_load_checkpoint(checkpoint)
+        data_options = dict(checkpoint["datamodule_hyper_parameters"])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {expected}") from None
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError):
+        raise InputError(f"{path}: is no checkpoint, or a damaged one; {expected}") from None
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{path}: lacks the weights or hyperparameters of a SequentialAutoencoder; {expected}"
+        ) from None
+    except RuntimeError as error:
+        raise InputError(f"{path}: {str(error).strip().splitlines()[-1].strip()}; {expected}") from None
+    return model.eval(), data_options
+
+
+def refuse_compressed(path: str | Path) -> None:
+    """Raise BadZipFile if a checkpoint is no zip file, or is compressed: ours never are, and it could unpack to any size."""
+    with zipfile.ZipFile(path) as parts:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
+            raise zipfile.BadZipFile
+
+
+def refuse_oversized(checkpoint: dict, path: str | Path) -> None:
+    """Raise InputError if a checkpoint declares more bytes of weights than the file has."""
+    with torch.device("meta"):  # shapes without memory
+        model = SequentialAutoencoder(**checkpoint["hyper_parameters"])
+    tensors = [
+        *model.state_dict().values(),
+        *checkpoint["state_dict"].values(),
+        checkpoint.get("library", model.reference),
+    ]
+    largest, size = max(tensor.numel() * tensor.element_size() for tensor in tensors), Path(path).stat().st_size
+    if largest > size:
+        raise InputError(
+            f"{path}: declares {largest} bytes of weights in a file of {size}; expected a whole checkpoint"
+        )

@@ -1,0 +1,33 @@
+"""Inference with a trained model: spikes in, rates out."""
+
+import numpy as np
+import torch
+
+from model import SequentialAutoencoder
+
+BATCH_SIZE = 512  # trials inferred at a time
+UNITS = {
+    "rates": "spikes/s",
+    "log_rates": "log of the expected spikes in a bin",
+    "latents": "state of the decoder, no unit",
+    "initial_condition": "state of the decoder before the first bin, no unit",
+}
+
+
+@torch.no_grad()
+def infer_arrays(model: SequentialAutoencoder, spikes: np.ndarray | torch.Tensor) -> dict[str, np.ndarray]:
+    """Infer rates and latents from spikes.
+
+    Args:
+        model: The model, in evaluation mode (as evaluation.checkpoints.load_checkpoint returns it).
+        spikes: (trials, time, neurons) counts per bin, NaN = missing.
+
+    Returns:
+        float32 arrays: `rates` in spikes/s and `log_rates` (trials, time, neurons), `latents` (trials, time, hidden
+        units) and `initial_condition` (trials, hidden units).
+    """
+    parts = []
+    for batch in torch.as_tensor(spikes, dtype=torch.float32).split(BATCH_SIZE):
+        inferred = model.infer(batch.to(model.device, model.dtype))
+        parts.append({"rates": model.rates(inferred.log_rates), **inferred._asdict()})
+    return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in UNITS}

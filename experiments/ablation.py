@@ -1,0 +1,95 @@
+"""What each part of the recipe is worth: from the public demo's recipe to ours, one part at a time.
+
+python -m experiments.ablation       twenty minutes on two cores; writes docs/ablation.csv and draws it
+
+The same command goes on with what was stopped.
+"""
+
+import subprocess
+import sys
+
+import jsonargparse
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from command_line import FailedWork, markdown_table, read_table, run, writable_folder, write_table
+from evaluation.checkpoints import LOGS, bandwidth_folder
+from experiments.learning_curves import draw
+
+RECIPES = {
+    "public demo's recipe": ["--config", "configs/published.yaml", "--trainer.max_epochs", "200"],  # not all its 1000
+    "+ Muon, its schedule, start and decay": ["--model.coordinated_dropout", "0", "--model.sharing", "0"],
+    "+ coordinated dropout": ["--model.sharing", "0"],
+    "+ comparison of trials (this repo)": [],
+}
+SCORES = ["r2", "r2_amortised", "nll", "heldout_nll", "heldout_nll_amortised"]
+
+
+def read_history(run_name: str, bandwidth: int) -> list[dict[str, float]]:
+    """Return the scores of one bandwidth at each of its validations."""
+    events = EventAccumulator(str(LOGS / run_name / bandwidth_folder(bandwidth))).Reload()
+    epochs = [{"bandwidth": bandwidth, "epoch": event.step} for event in events.Scalars("valid/r2")]
+    for score in SCORES:
+        for row, event in zip(epochs, events.Scalars(f"valid/{score}"), strict=True):
+            row[score] = event.value
+    return epochs
+
+
+def read_results(run_name: str) -> dict[int, dict[str, float]]:
+    """Return the scores of the best checkpoint of each bandwidth."""
+    rows = read_table(LOGS / run_name / "results.csv")
+    return {int(row["bandwidth"]): {score: float(row[score]) for score in SCORES} for row in rows}
+
+
+def results_table(results: dict[str, list[dict[int, dict[str, float]]]]) -> str:
+    """Return a table of the best checkpoints' scores: for each recipe the mean over seeds, for R² also the SD."""
+    columns = {"recipe": list(results)}
+    for bandwidth in next(iter(results.values()))[0]:
+        recipes = [
+            {score: np.array([seed[bandwidth][score] for seed in seeds]) for score in SCORES}
+            for seeds in results.values()
+        ]
+        columns |= {
+            f"R² at {bandwidth}": [
+                f"{scores['r2'].mean():.3f}" + (f" ± {scores['r2'].std(ddof=1):.3f}" if len(scores["r2"]) > 1 else "")
+                for scores in recipes
+            ],
+            f"encoder alone at {bandwidth}": [f"{scores['r2_amortised'].mean():.3f}" for scores in recipes],
+            f"held-out NLL at {bandwidth}": [f"{scores['heldout_nll'].mean():.4f}" for scores in recipes],
+        }
+    return markdown_table(columns, n_left=1)
+
+
+def main() -> None:
+    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--bandwidths", type=int, nargs="+", default=[29, 2], help="Numbers of observed neurons")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
+    parser.add_argument(
+        "--epochs", type=int | None, help="Epochs of each training (default: 200 of the demo's, else ours)"
+    )
+    parser.add_argument("--name", type=str, default="ablation", help="Start of the names of the runs")
+    parser.add_argument("--out", type=str, default="docs", help="Folder for ablation.csv and its figures")
+    options = parser.parse_args()
+    out = writable_folder(options.out, "--out")
+
+    bandwidths = [str(bandwidth) for bandwidth in options.bandwidths]
+    epochs = [] if options.epochs is None else ["--trainer.max_epochs", str(options.epochs)]
+    rows, results = [], {}
+    for number, (recipe, flags) in enumerate(RECIPES.items()):
+        for seed in options.seeds:
+            name = f"{options.name}_{number}_{seed}"
+            words = ["--bandwidths", *bandwidths, *epochs, "--seed_everything", str(seed)]
+            words = ["--resume", str(LOGS / name)] if (LOGS / name).exists() else ["--name", name, *flags, *words]
+            print(f"\n{recipe}, seed {seed}: python train.py {' '.join(words)}", flush=True)
+            if subprocess.run([sys.executable, "train.py", *words]).returncode:
+                raise FailedWork(f"the training of {name} failed")
+            results.setdefault(recipe, []).append(read_results(name))
+            for bandwidth in options.bandwidths:
+                rows += [{"recipe": recipe, "seed": seed, **epoch} for epoch in read_history(name, bandwidth)]
+    write_table(out / "ablation.csv", rows)
+    draw(out / "ablation.csv", out)
+    print(f"\n{results_table(results)}\nThe histories and figures are in {out}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,248 @@
+"""Measure our recipe beside the published one and beside bare GRUs, on this machine, in one run.
+
+python -m experiments.benchmark --quick      epoch times at two bandwidths, in two minutes
+python -m experiments.benchmark              all eight, in 35 minutes; writes docs/benchmark.csv, docs/scaling.csv
+
+Both recipes are trained at each bandwidth until they reach the published R², validated every 10 epochs, ours with three
+seeds. The time of an epoch and of a sweep is that of a training of ours to its end, validated as its configuration says.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jsonargparse
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from command_line import FailedWork, run, silence_lightning, writable_folder, write_table
+from data import SpikeDataModule, sample_mask
+from evaluation.checkpoints import LOGS, bandwidth_folder
+from evaluation.reference import read_published
+from model import SequentialAutoencoder
+from training.options import n_cores
+
+CONFIGS = {"published": "configs/published.yaml", "ours": "configs/default.yaml"}
+OFTEN = ["--trainer.check_val_every_n_epoch", "10"]  # notice soon when a target is reached
+SEEDS = (0, 1, 2)
+
+
+class BareGRUs(pl.Callback):
+    """Time two bare nn.GRUs during a training, so that both have the same machine at the same moment.
+
+    Every twentieth epoch, from the second on, they do forward and backward passes over the training trials, in the shapes
+    of the autoencoder, without loss, readout, optimiser and loading of data. The seconds are logged.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        n_neurons, hidden_size = model.hparams.n_neurons, model.hparams.hidden_size
+        with torch.random.fork_rng():  # the training draws the same numbers as without
+            self.encoder = nn.GRU(n_neurons, hidden_size, batch_first=True, bidirectional=True)
+            self.decoder = nn.GRU(1, hidden_size, batch_first=True)
+        spikes = trainer.datamodule.datasets["train"][:].spikes.nan_to_num(nan=0.0)
+        self.batches = spikes.split(trainer.train_dataloader.batch_size)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        if trainer.current_epoch % 20 != 1:
+            return
+        start = time.perf_counter()
+        for batch in self.batches:
+            initial_condition = self.encoder(batch)[1].sum(0, keepdim=True)  # both directions have a gradient
+            self.decoder(batch.new_zeros(*batch.shape[:2], 1), initial_condition)[0].sum().backward()
+        trainer.logger.log_metrics({"bare_gru_s": time.perf_counter() - start}, trainer.current_epoch + 1)
+
+
+def mask_seconds() -> float:
+    """Return the seconds to draw the masks of the whole data set at 5 observed neurons, the best of ten."""
+    trials = SpikeDataModule().trials.values()
+    times = []
+    for seed in range(10):
+        start = time.perf_counter()
+        for split in trials:
+            sample_mask(~np.isnan(split.spikes), 5, np.random.default_rng(seed))
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def run_training(recipe: str, name: str, bandwidths: list[int], flags: list[str]) -> float:
+    """Train with the command that users type; return the memory (MB) of its largest process."""
+    words = ["train.py", "--config", CONFIGS[recipe], "--name", name, "--bandwidths", *map(str, bandwidths), *flags]
+    words += ["--trainer.callbacks+=experiments.benchmark.BareGRUs"]
+    process = subprocess.Popen([sys.executable, *words])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise FailedWork(f"the training of {name} failed")
+    return usage.ru_maxrss / 1024
+
+
+def run_recipe(recipe: str, name: str, targets: dict[int, float], n_jobs: int, flags: list[str]) -> list[dict]:
+    """Train a recipe to its end, all bandwidths in one run. Return a row of measurements for each bandwidth."""
+    start = time.perf_counter()
+    peak_mb = run_training(recipe, name, list(targets), flags)
+    runs = dict.fromkeys(targets, name)
+    return read_run(recipe, "end", runs, targets, n_jobs, time.perf_counter() - start, peak_mb)
+
+
+def run_to_targets(recipe: str, name: str, targets: dict[int, float], n_jobs: int, flags: list[str]) -> list[dict]:
+    """Train a recipe at each bandwidth until it reaches its target R², or to its end. Return a row for each bandwidth."""
+    start = time.perf_counter()
+    runs = {bandwidth: f"{name}-{bandwidth:02}" for bandwidth in targets}
+    with ThreadPoolExecutor(n_jobs) as pool:  # each thread waits for a command
+        trainings = [
+            pool.submit(run_training, recipe, runs[bandwidth], [bandwidth], [*flags, *stop_at(target)])
+            for bandwidth, target in targets.items()
+        ]
+    peaks_mb = [training.result() for training in trainings]
+    return read_run(recipe, "target", runs, targets, n_jobs, time.perf_counter() - start, max(peaks_mb))
+
+
+def read_run(
+    recipe: str, until: str, runs: dict[int, str], targets: dict[int, float], n_jobs: int, wall_s: float, peak_mb: float
+) -> list[dict]:
+    """Read what the runs of a recipe wrote, and print how they used the machine."""
+    rows = [
+        {"recipe": recipe, "until": until, "run": runs[bandwidth], "bandwidth": bandwidth, "published_r2": target}
+        for bandwidth, target in targets.items()
+    ]
+    for row in rows:
+        bandwidth = row["bandwidth"]
+        row |= read_training(LOGS / runs[bandwidth] / bandwidth_folder(bandwidth), targets[bandwidth])
+    wall_s -= sum(row.pop("paused_s") for row in rows) / n_jobs  # the time of the bare GRUs
+    busy = sum(row["train_s"] for row in rows) / (n_jobs * wall_s)
+    print(
+        f"\n{recipe}, to the {until}: {wall_s:.0f} s for {len(runs)} bandwidths, {n_jobs} at a time ({busy:.0%} of it training)"
+    )
+    print(f"  largest process {peak_mb:.0f} MB")
+    return [row | {"wall_s": wall_s, "cores_busy": busy, "peak_mb": peak_mb} for row in rows]
+
+
+def stop_at(r2: float) -> list[str]:
+    """Return the flags that end a training when it has reached an R²."""
+    options = {"monitor": "valid/r2", "mode": "max", "stopping_threshold": r2, "patience": 10**6}
+    stop = [f"--trainer.callbacks.{name}={value}" for name, value in options.items()]
+    return ["--trainer.callbacks=EarlyStopping", *stop, "--quiet"]
+
+
+def epoch_seconds(**size: int) -> float:
+    """Return the seconds of an epoch of our recipe on a simulated recording of some size: one thread, mean of three."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [word for name, value in size.items() for word in (f"--{name}", str(value))]
+        subprocess.run([sys.executable, "simulate.py", "--path", f"{folder}/data.h5", *flags], check=True)
+        data = SpikeDataModule(f"{folder}/data.h5")
+        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+        seconds = []
+        for max_epochs in (1, 4):  # the first warms up; its time is subtracted
+            trainer = pl.Trainer(max_epochs=max_epochs, limit_val_batches=0, enable_model_summary=False, **options)
+            start = time.perf_counter()
+            trainer.fit(SequentialAutoencoder(data.n_neurons, data.bin_width), data)
+            seconds.append(time.perf_counter() - start)
+    return (seconds[1] - seconds[0]) / 3
+
+
+def print_scaling() -> list[dict]:
+    """Print and return how the time of an epoch grows with the size of a recording."""
+    base = {"trials": 8, "bins": 50, "neurons": 29}
+    base_s = epoch_seconds(**base)
+    print(
+        f"\nAn epoch of {65 * base['trials']} trials, {base['bins']} bins and {base['neurons']} neurons: {base_s:.2f} s"
+    )
+    rows = []
+    for name in base:
+        for factor in (2, 4):
+            row = {"size": name, "factor": factor, "cost": epoch_seconds(**base | {name: factor * base[name]}) / base_s}
+            print("{factor} times the {size}: {cost:.1f} times the time".format(**row))
+            rows.append(row)
+    return rows
+
+
+def seconds_to_reach(target: float, seconds: np.ndarray, r2: np.ndarray) -> float:
+    """Return when R² first reached the target, interpolated linearly between validations; infinity if never."""
+    above = np.flatnonzero(r2 >= target)
+    if len(above) == 0:
+        return np.inf
+    around = slice(max(above[0] - 1, 0), above[0] + 1)
+    return float(np.interp(target, r2[around], seconds[around]))
+
+
+def read_training(folder: Path, target_r2: float) -> dict[str, float]:
+    """Read times from the history of a training, without the time of the bare GRUs.
+
+    Returns:
+        Seconds of an epoch, of the training, until the target R², of an epoch of the bare GRUs (mean) and of these in all
+        (`paused_s`); and the best R².
+    """
+    events = EventAccumulator(str(folder)).Reload()
+    bare = events.Scalars("bare_gru_s")
+
+    def seconds_of(name: str) -> np.ndarray:
+        times = [event.wall_time for event in events.Scalars(name)]
+        paused = [sum(pause.value for pause in bare if pause.wall_time <= now) for now in times]
+        return np.array(times) - events.FirstEventTimestamp() - paused
+
+    epochs, r2 = seconds_of("train/learning_rate"), np.array([event.value for event in events.Scalars("valid/r2")])
+    return {
+        "epoch_s": (epochs[-1] - epochs[0]) / (len(epochs) - 1),
+        "bare_s": float(np.mean([pause.value for pause in bare])),
+        "train_s": epochs[-1],
+        "paused_s": sum(pause.value for pause in bare),
+        "to_published_s": seconds_to_reach(target_r2, seconds_of("valid/r2"), r2),
+        "best_r2": r2.max(),
+    }
+
+
+def print_ratios(rows: list[dict]) -> None:
+    """Print for each bandwidth both recipes' epoch times over bare GRUs, and their times to the published R²."""
+    print("\n           epoch / bare GRUs   seconds to published R²")
+    print("bandwidth  published    ours   published    ours   ratio")
+    for bandwidth in dict.fromkeys(row["bandwidth"] for row in rows):
+        same = [row for row in rows if row["bandwidth"] == bandwidth]
+        their = next(row for row in same if row["recipe"] == "published")
+        to_end = next(row for row in same if row["recipe"] == "ours" and row["until"] == "end")
+        to_target = [row["to_published_s"] for row in same if row["recipe"] == "ours" and row["until"] == "target"]
+        # if the published recipe does not reach its own R² on our data, its whole training is a lower bound
+        reached = np.isfinite(their["to_published_s"])
+        their_s = their["to_published_s"] if reached else their["train_s"]
+        our_s = np.mean(to_target)  # infinite if one never does
+        times = [f"{'' if reached else '>'}{their_s:.0f}", "never", "-"]
+        if np.isfinite(our_s):
+            times[1:] = f"{our_s:.1f}", f"{their_s / our_s:.1f}"
+        print(
+            f"{bandwidth:9}  {their['epoch_s'] / their['bare_s']:9.2f}  {to_end['epoch_s'] / to_end['bare_s']:6.2f}"
+            f"  {times[0]:>10}  {times[1]:>6}  {times[2]:>6}"
+        )
+
+
+def main() -> None:
+    silence_lightning()
+    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="Two bandwidths, a few epochs, nothing written")
+    parser.add_argument("--out", type=str, default="docs", help="Folder for benchmark.csv and scaling.csv")
+    options = parser.parse_args()
+    out = writable_folder(options.out, "--out")
+    published = read_published()
+    targets = {n: published[n]["valid_r2"] for n in ([29, 5] if options.quick else published)}
+    flags = ["--trainer.max_epochs", "15"] if options.quick else []
+
+    n_jobs, name = min(n_cores(), len(targets)), f"benchmark-{time.strftime('%Y%m%d-%H%M%S')}"
+    rows = run_to_targets("published", f"{name}-published", targets, n_jobs, flags + OFTEN)
+    rows += run_recipe("ours", f"{name}-ours", targets, n_jobs, flags)
+    for seed in SEEDS[:1] if options.quick else SEEDS:
+        seeded = [*flags, *OFTEN, "--seed_everything", str(seed)]
+        rows += run_to_targets("ours", f"{name}-ours-{seed}", targets, n_jobs, seeded)
+    print_ratios(rows)
+    print(f"\nThe masks of the whole data set take {1000 * mask_seconds():.0f} ms")
+    if not options.quick:
+        for table, content in (("benchmark.csv", rows), ("scaling.csv", print_scaling())):
+            write_table(out / table, content)
+
+
+if __name__ == "__main__":
+    run(main)

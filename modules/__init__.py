@@ -1,0 +1,1 @@
+"""Parts of the model. They import torch and torchmetrics alone."""

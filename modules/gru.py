@@ -1,0 +1,119 @@
+"""The two GRUs of the model: parameters and results of nn.GRU, in two thirds of its time on a CPU.
+
+nn.GRU puts trials first. So the gates of one trial lie between those of others in memory, and each time step makes tens of
+tensors, most of them kept for the backward pass. Here hidden units come first: a gate is one block of memory, and three
+tensors are kept for all time steps. On a GPU nn.GRU itself is used.
+
+Letters in shapes: B trials, T time bins, N inputs, H hidden units.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class GRUEncoder(nn.GRU):
+    """Bidirectional GRU that returns only its final states."""
+
+    def __init__(self, n_inputs: int, hidden_size: int) -> None:
+        super().__init__(n_inputs, hidden_size, batch_first=True, bidirectional=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the final states (B, 2 H) of inputs (B, T, N), first those of the forward direction. Start from zeros."""
+        if inputs.device.type != "cpu":
+            return torch.cat(super().forward(inputs)[1].unbind(), dim=1)
+        inputs = inputs.permute(1, 2, 0).contiguous()
+        start = inputs.new_zeros(self.hidden_size, inputs.shape[2])
+        directions = zip((inputs, inputs.flip(0)), self.all_weights, strict=True)
+        return torch.cat([Scan.apply(in_order, start, *weights)[-1] for in_order, weights in directions]).T
+
+
+class GRUDecoder(nn.GRU):
+    """GRU without input. Its parameters are those of an nn.GRU with one input, which is always zero."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(1, hidden_size)
+        self.weight_ih_l0.requires_grad = False
+
+    def forward(self, initial_condition: Tensor, n_bins: int) -> Tensor:
+        """Return the states (T, B, H) of the `n_bins` time bins after the initial condition (B, H)."""
+        n_trials = len(initial_condition)
+        if initial_condition.device.type != "cpu":
+            no_input = initial_condition.new_zeros(n_bins, n_trials, 1)
+            return super().forward(no_input, initial_condition.unsqueeze(0))[0]
+        w_ih, *others = self.all_weights[0]
+        no_input = initial_condition.new_zeros(n_bins, 0, n_trials)
+        return Scan.apply(no_input, initial_condition.T.contiguous(), w_ih[:, :0], *others).mT
+
+
+class Scan(torch.autograd.Function):
+    """One direction of a GRU (Cho et al. 2014, with the formulas and letters of nn.GRU) over all time bins.
+
+    r, z = sigmoid(W_ih x + b_ih + W_hh h + b_hh)   reset and update gate
+    q = W_hh h + b_hh                               input of the reset gate
+    n = tanh(W_ih x + b_ih + r q)                   new state
+    h' = n + z (h - n)
+
+    The rows of W and b are those of r, of z and of n (or q), H of each. Under autocast everything is in single precision:
+    the steps write into tensors made beforehand, which autocast would not convert.
+    """
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    def forward(ctx, inputs: Tensor, start: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
+        """Return the states (T, H, B) after each of the inputs (T, N, B), from the state (H, B) before the first."""
+        n_bins, (size, n_trials) = len(inputs), start.shape
+        gates = start.new_empty(n_bins, 3 * size, n_trials)  # r, z, n
+        q = start.new_empty(n_bins, size, n_trials)
+        states = start.new_empty(n_bins + 1, size, n_trials)
+        states[0] = start
+        (w_rz, w_q), (b_rz, b_q) = (weights.split((2 * size, size)) for weights in (w_hh, b_hh))
+        bias = torch.cat((b_ih[: 2 * size] + b_rz, b_ih[2 * size :])).unsqueeze(1)
+        b_q = b_q.unsqueeze(1)
+        steps = inputs, gates, gates[:, : 2 * size], *gates.split(size, dim=1), q, states[:-1], states[1:]
+        for x, rzn, rz, r, z, n, q_t, h, h_next in zip(*steps, strict=True):
+            torch.addmm(bias, w_ih, x, out=rzn)
+            rz.addmm_(w_rz, h).sigmoid_()
+            torch.addmm(b_q, w_q, h, out=q_t)
+            n.addcmul_(r, q_t).mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh; torch's own takes longer
+            torch.lerp(n, h, z, out=h_next)
+        ctx.save_for_backward(inputs, gates, q, states, w_ih, w_hh)
+        return states[1:]
+
+    @staticmethod
+    @once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx, d_states: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the arguments of `forward`, given that of its result. d_x is the gradient of x."""
+        inputs, gates, q, states, w_ih, w_hh = ctx.saved_tensors
+        _, size, n_trials = q.shape
+        needs_d_inputs = ctx.needs_input_grad[0]
+        d_inputs = torch.empty_like(inputs)
+        # transposed: adding to them is faster
+        d_w_ih_t, d_w_hh_t = (w.new_zeros(w.T.shape) for w in (w_ih, w_hh))
+        d_b_ih, d_b_hh = w_hh.new_zeros(2, 3 * size)
+        d_h = torch.zeros_like(q[0])
+        d_h_before, d_n = torch.empty_like(d_h), torch.empty_like(d_h)
+        d_rzq = d_h.new_empty(3 * size, n_trials)  # before the nonlinearities, like d_n
+        d_rz, (d_r, d_z, d_q) = d_rzq[: 2 * size], d_rzq.split(size)
+        ones = d_h.new_ones(n_trials)
+        steps = inputs, d_inputs, gates[:, : 2 * size], *gates.split(size, dim=1), q, states[:-1], d_states
+        for x, d_x, rz, r, z, n, q_t, h, d_output in reversed(list(zip(*steps, strict=True))):
+            d_h += d_output
+            torch.sub(h, n, out=d_z).mul_(d_h)
+            torch.mul(d_h, z, out=d_h_before)
+            d_h -= d_h_before
+            torch.ops.aten.tanh_backward.grad_input(d_h, n, grad_input=d_n)
+            torch.mul(d_n, q_t, out=d_r)
+            torch.ops.aten.sigmoid_backward.grad_input(d_rz, rz, grad_input=d_rz)
+            torch.mul(d_n, r, out=d_q)
+            d_w_hh_t.addmm_(h, d_rzq.T)
+            d_b_hh.addmv_(d_rzq, ones)
+            d_h_before.addmm_(w_hh.T, d_rzq)
+            d_q.copy_(d_n)  # the rows of W_ih are those of n instead of q
+            d_w_ih_t.addmm_(x, d_rzq.T)
+            d_b_ih.addmv_(d_rzq, ones)
+            if needs_d_inputs:
+                torch.mm(w_ih.T, d_rzq, out=d_x)
+            d_h, d_h_before = d_h_before, d_h
+        return d_inputs if needs_d_inputs else None, d_h, d_w_ih_t.T, d_w_hh_t.T, d_b_ih, d_b_hh

@@ -1,0 +1,76 @@
+"""Scores over a whole validation set: R² to the true rates, and bits per spike of the counts.
+
+Both are torchmetrics: updated batch by batch, computed once at the end, and summed over processes.
+Letters in shapes: B trials, T time bins, N neurons.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class R2(Metric):
+    """Coefficient of determination of inferred to true rates, averaged over neurons (uniform).
+
+    Unlike torchmetrics' R2Score it can be restricted to some entries, of which each neuron may have a different number.
+    Neurons without entries, or with constant true rates, have no R² and are left out. Without any neuron the R² is NaN.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+
+    def __init__(self, n_neurons: int) -> None:
+        super().__init__()
+        for state in ("count", "total", "squares", "residual"):
+            self.add_state(state, torch.zeros(n_neurons), dist_reduce_fx="sum")
+
+    def update(self, inferred: Tensor, true: Tensor, entries: Tensor | None = None) -> None:
+        """Add rates (B, T, N) in the same unit. `entries` (B, T, N; bool) are those to score; None: all."""
+        weight = torch.ones_like(true) if entries is None else entries.to(true.dtype)
+        self.count += weight.sum((0, 1))
+        self.total += (weight * true).sum((0, 1))
+        self.squares += (weight * true**2).sum((0, 1))
+        self.residual += (weight * (true - inferred) ** 2).sum((0, 1))
+
+    def compute(self) -> Tensor:
+        """Return the mean R² over neurons, a scalar."""
+        return self.per_neuron().nanmean()
+
+    def per_neuron(self) -> Tensor:
+        """Return the R² (N,) of each neuron, NaN where it has none."""
+        variation = self.squares - self.total**2 / self.count.clamp(min=1)
+        # less is the rounding error of a constant in single precision
+        return torch.where(variation > 1e-5 * self.squares, 1 - self.residual / variation, torch.nan)
+
+
+class BitsPerSpike(Metric):
+    """Information about counts in the inferred rates, beyond each neuron's mean rate, in bits per spike.
+
+    The difference between the two Poisson log-likelihoods, divided by the number of spikes and by log 2 (Pei et al. 2021,
+    "Neural Latents Benchmark '21"). The mean rates are those of the scored counts.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+
+    def __init__(self, n_neurons: int) -> None:
+        super().__init__()
+        self.add_state("log_likelihood", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("spikes", torch.zeros(n_neurons), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(n_neurons), dist_reduce_fx="sum")
+
+    def update(self, log_rates: Tensor, spikes: Tensor) -> None:
+        """Add log expected counts and counts per bin (B, T, N). Entries with a count of NaN are not scored."""
+        chosen = ~spikes.isnan()
+        spikes, log_rates = spikes.where(chosen, 0.0), log_rates.where(chosen, 0.0)
+        self.log_likelihood += ((spikes * log_rates - log_rates.exp()) * chosen).sum()
+        self.spikes += spikes.sum((0, 1))
+        self.count += chosen.sum((0, 1))
+
+    def compute(self) -> Tensor:
+        """Return the score, a scalar; NaN without any spike."""
+        mean_rates = self.spikes / self.count.clamp(min=1)
+        null = (torch.xlogy(self.spikes, mean_rates) - self.spikes).sum()
+        return (self.log_likelihood - null) / (self.spikes.sum() * math.log(2))

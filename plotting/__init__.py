@@ -1,0 +1,1 @@
+"""Figures. Functions take arrays and return a figure; they load nothing and train nothing."""

@@ -1,0 +1,64 @@
+"""Commands that produce the evidence, in small."""
+
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from torch.utils.tensorboard import SummaryWriter
+
+from experiments import benchmark
+from simulate import simulate
+
+
+def test_times_are_read_from_a_history(tmp_path):
+    with SummaryWriter(tmp_path) as writer:
+        for epoch in range(1, 11):
+            writer.add_scalar("train/learning_rate", 0.1, epoch, walltime=1e9 + 2 * epoch)
+            if epoch % 2 == 0:
+                writer.add_scalar("valid/r2", epoch / 10, epoch, walltime=1e9 + 2 * epoch + 1)
+        writer.add_scalar("bare_gru_s", 1.5, 7, walltime=1e9 + 14.5)  # after the validation of the sixth epoch
+    history = benchmark.read_training(tmp_path, target_r2=0.55)
+    assert history["epoch_s"] == pytest.approx(2 - 1.5 / 9)
+    assert history["bare_s"] == history["paused_s"] == pytest.approx(1.5)
+    assert history["best_r2"] == pytest.approx(1)
+    assert np.isinf(benchmark.read_training(tmp_path, target_r2=1.5)["to_published_s"])
+    later = benchmark.read_training(tmp_path, target_r2=0.75)["to_published_s"]
+    assert later - history["to_published_s"] == pytest.approx(4 - 0.75 * 1.5)  # at epoch 7.5, not 5.5
+
+
+def test_ratios_are_of_means_over_seeds_and_say_what_was_never_reached(capsys):
+    reached = {
+        "recipe": "published",
+        "until": "target",
+        "epoch_s": 1.2,
+        "bare_s": 1.0,
+        "train_s": 100.0,
+        "to_published_s": 20.0,
+    }
+    ours = reached | {"recipe": "ours"}
+    end = ours | {"until": "end", "epoch_s": 1.1, "to_published_s": 1.0}
+    fast, never = {"to_published_s": 2.0}, {"to_published_s": np.inf}
+    rows_of = {
+        5: [reached, end, ours | fast, ours | {"to_published_s": 6.0}],
+        3: [reached | never, end, ours],
+        2: [reached, end, ours, ours | never],
+    }
+    benchmark.print_ratios([row | {"bandwidth": bandwidth} for bandwidth, rows in rows_of.items() for row in rows])
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    assert lines[0].split() == ["5", "1.20", "1.10", "20", "4.0", "5.0"]
+    assert lines[1].split() == ["3", "1.20", "1.10", ">100", "20.0", "5.0"]
+    assert lines[2].split() == ["2", "1.20", "1.10", "20", "never", "-"]
+
+
+def test_the_ablation_trains_draws_and_goes_on(tmp_path, call, commands_in_process):
+    simulate(path=str(tmp_path / "lorenz_data.h5"), conditions=4, trials=30, neurons=12, bins=20)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    words = ["-m", "experiments.ablation", "--bandwidths", "12", "2", "--seeds", "0", "--epochs", "1", "--out", "docs"]
+    for _ in range(2):
+        done = call(tmp_path, *words)
+        assert (done.status, done.errors) == (0, "")
+        assert done.output.count("| + coordinated dropout |") == 1
+    assert len(commands_in_process) == 8
+    assert all("nothing left to do" in output for output in commands_in_process[4:])
+    assert {path.name for path in (tmp_path / "docs").iterdir()} >= {"ablation.csv", "why.png", "overfitting.png"}

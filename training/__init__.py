@@ -1,0 +1,1 @@
+"""What surrounds `trainer.fit`: options, run folders, processes, callbacks, the terminal and TensorBoard."""

@@ -1,0 +1,82 @@
+"""Callbacks that make a training repeatable and safe: random state, checkpoints, the last validation, exploding losses."""
+
+import io
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+
+from command_line import FailedWork, atomic_write
+from data import mix_seeds
+
+
+class SeedEachStep(Callback):
+    """Seed torch before each step by run seed, epoch, batch and process, so that a resumed training draws the same numbers."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch: tuple, index: int) -> None:
+        seed = mix_seeds(self.seed, trainer.current_epoch, index, trainer.global_rank)
+        # torch.manual_seed also prepares seeds for absent GPUs, which takes longer than all else here
+        seed_device = torch.default_generator.manual_seed if model.device.type == "cpu" else torch.manual_seed
+        seed_device(seed)
+
+
+class StopIfNotFinite(Callback):
+    """Raise FailedWork if a loss is infinite or NaN, before weights and checkpoints become so."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch: tuple, index: int) -> None:
+        self.spikes = batch.spikes
+
+    def on_before_backward(self, trainer: pl.Trainer, model: pl.LightningModule, loss: Tensor) -> None:
+        if not trainer.strategy.reduce_boolean_decision(bool(loss.isfinite()), all=True):
+            raise FailedWork(f"the loss of epoch {trainer.current_epoch + 1} is {loss.item()}: {self.explain(model)}")
+
+    @torch.no_grad()
+    def explain(self, model: pl.LightningModule) -> str:
+        """Return which of weights, counts and log-rates look wrong."""
+        for name, weights in model.named_parameters():
+            if not weights.isfinite().all():
+                return f"{name} is not finite since the step before; try a lower --model.learning_rate"
+        highest_count = float(self.spikes.nan_to_num(nan=0.0).max())
+        highest_log_rate = float(model(self.spikes).log_rates.max())
+        return (
+            f"the highest log-rate is {highest_log_rate:.3g}, the highest count {highest_count:.3g}; "
+            "try a lower --model.learning_rate, or look for wrong counts in the data"
+        )
+
+
+class ValidateAtTheEnd(Callback):
+    """Validate after the last step of a training, however it was limited: by epochs, steps, time or another callback."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
+        if is_last_epoch or trainer.global_step == trainer.max_steps or trainer.should_stop:
+            trainer.should_stop = True  # Lightning validates before it stops, if the epoch is one to validate
+            if trainer.check_val_every_n_epoch is not None:
+                trainer.check_val_every_n_epoch = 1
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write checkpoints whole or not at all."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
+        content = io.BytesIO()  # writing to a file, torch would replace the error of a full disk by another
+        torch.save(checkpoint, content)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+
+
+def save_best_and_last(folder: Path, monitor: str) -> list[ModelCheckpoint]:
+    """Return the callbacks that save best.ckpt (weights alone, by the lowest `monitor`) and last.ckpt (to resume from)."""
+    return [
+        ModelCheckpoint(
+            folder, "best", monitor=monitor, save_weights_only=True, enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        ),
+        ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True),
+    ]  # fmt: skip

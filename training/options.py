@@ -1,0 +1,118 @@
+"""The options of `python train.py`: from the command line and YAML files to data, model, trainer and the bandwidths."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from command_line import InputError
+from data import SpikeDataModule
+from model import SequentialAutoencoder
+
+DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "default.yaml"
+DEMO_BANDWIDTHS = [29, 25, 20, 15, 10, 5, 3, 2]  # of 29 neurons
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+
+
+def n_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_parser() -> ArgumentParser:
+    """Return the parser of all options. `configs/default.yaml` has their defaults."""
+    parser = ArgumentParser(
+        description="Train the SBTT autoencoder at one or several bandwidths; the options are explained below.",
+        usage="train.py [--bandwidths N ...] [--name NAME] [--config FILE] [other options]",
+        default_config_files=[DEFAULT_CONFIG],
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with options, such as configs/published.yaml")
+    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, masks, shuffling and dropout")
+    parser.add_class_arguments(pl.Trainer, "trainer", instantiate=False, fail_untyped=False, sub_configs=True)
+    parser.add_class_arguments(SequentialAutoencoder, "model", instantiate=False, skip={"n_neurons", "bin_width"})
+    parser.add_class_arguments(SpikeDataModule, "data", instantiate=False, skip={"seed"})
+    parser.add_argument(
+        "--bandwidths",
+        type=int,
+        nargs="+",
+        help="Numbers of observed neurons to train at, one training each (default: --data.bandwidth where given, else "
+        f"{' '.join(map(str, DEMO_BANDWIDTHS))} of 29 neurons; of others all, 1/2, 1/4 and 1/8)",
+    )
+    scores = Literal["valid/heldout_nll", "valid/heldout_nll_amortised", "valid/nll"]
+    parser.add_argument("--monitor", type=scores, default="valid/heldout_nll", help="Score that chooses best.ckpt")
+    parser.add_argument("--name", type=str | None, help="Folder under lightning_logs (default: a time stamp)")
+    parser.add_argument("--resume", type=str | None, help="Folder of a run that was stopped, to go on with it")
+    parser.add_argument("--jobs", type=int, default=n_cores(), help="Bandwidths to train at a time")
+    parser.add_argument("--quiet", action="store_true", help="Print only the table of results, and errors")
+    return parser
+
+
+def check_options(config: Namespace) -> None:
+    """Raise InputError for a value that no class checks itself."""
+    seed, precision = config.seed_everything, config.trainer.precision
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed_everything {seed}: expected a whole number from 0 to 2^32 - 1")
+    if config.trainer.max_epochs == 0:
+        raise InputError("--trainer.max_epochs 0: expected at least 1")
+    if config.jobs < 1:
+        raise InputError(f"--jobs {config.jobs}: expected at least 1")
+    # counts above 256 and small steps of the weights do not exist in half precision
+    if precision is not None and str(precision) not in (*PRECISIONS, "32", "64", "bf16", "16"):
+        raise InputError(f"--trainer.precision {precision}: expected one of {', '.join(PRECISIONS)}")
+
+
+def choose_bandwidths(config: Namespace) -> list[int]:
+    """Return the bandwidths to train at; raise InputError if the data do not have one of them."""
+    n_neurons = SpikeDataModule(**config.data).n_neurons
+    bandwidths = config.bandwidths
+    if bandwidths is None:
+        bandwidths = [config.data.bandwidth] if config.data.bandwidth is not None else default_bandwidths(n_neurons)
+    for bandwidth in bandwidths:
+        if not 1 <= bandwidth <= n_neurons:
+            raise InputError(
+                f"--bandwidths {bandwidth}: expected 1 to {n_neurons}, the number of neurons in {config.data.path}"
+            )
+    if len(set(bandwidths)) < len(bandwidths):
+        raise InputError(f"--bandwidths {' '.join(map(str, bandwidths))}: expected each number once")
+    return bandwidths
+
+
+def default_bandwidths(n_neurons: int) -> list[int]:
+    """Return the demonstration's bandwidths for its 29 neurons, else all neurons, a half, a quarter and an eighth of them."""
+    if n_neurons == DEMO_BANDWIDTHS[0]:
+        return DEMO_BANDWIDTHS
+    return sorted({max(1, round(n_neurons / fraction)) for fraction in (1, 2, 4, 8)}, reverse=True)
+
+
+def config_of(config: Namespace, bandwidth: int) -> Namespace:
+    """Return the options that train one bandwidth of a run alone."""
+    config = config.clone()
+    config.bandwidths, config.name, config.data.bandwidth = None, None, bandwidth
+    return config
+
+
+def as_list(value: object) -> list:
+    """Return what an option holds, nothing, one object or a list of them, as a list."""
+    return [] if value is None else list(value) if isinstance(value, list) else [value]
+
+
+def choose_gpus(config: Namespace, n_trainings: int) -> list[int | None]:
+    """Return a GPU for each training, in turn, unless the options choose devices. None: no GPU, or the options' choice."""
+    n_gpus = torch.cuda.device_count()
+    if n_gpus == 0 or config.trainer.devices != "auto" or config.trainer.accelerator not in ("auto", "gpu", "cuda"):
+        return [None] * n_trainings
+    return [index % n_gpus for index in range(n_trainings)]
+
+
+def is_distributed(config: Namespace) -> bool:
+    """Return whether several processes train one model: --trainer.devices or --trainer.num_nodes ask for more than one."""
+    devices = config.trainer.devices
+    if isinstance(devices, str):
+        devices = 1 if devices == "auto" else devices.split(",") if "," in devices else int(devices)
+    n_devices = len(devices) if isinstance(devices, list) else devices
+    return config.trainer.num_nodes > 1 or n_devices not in (0, 1)  # -1: all there are
