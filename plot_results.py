@@ -23,7 +23,7 @@ from plotting.style import STYLE, save, save_animation
 from plotting.trials import Example, animate_bandwidth, plot_examples, plot_method
 from recordings.hdf5 import read_latents
 
-MAX_TRIALS = 2000  # of a split, in figures
+MAX_SHOWN_TRIALS = 2000  # of a split, in figures
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Evaluation:
 def evaluate(checkpoint: Path, data_path: str | None) -> Evaluation:
     """Score a checkpoint on the validation data, with the masks of its training, and choose a trial to show."""
     model, data = load_model_and_data(checkpoint, data_path)
-    train, valid = (data.datasets[split][:MAX_TRIALS] for split in ("train", "valid"))
+    train, valid = (data.datasets[split][:MAX_SHOWN_TRIALS] for split in ("train", "valid"))
     inferred = infer_arrays(model, valid.spikes)
     shown, true = len(valid.spikes) // 2, None if valid.rates is None else valid.rates.numpy()
     example = Example(
@@ -54,12 +54,12 @@ def evaluate(checkpoint: Path, data_path: str | None) -> Evaluation:
     )
     result = Evaluation(score(checkpoint, model, data), example, is_demonstration(data.hparams.path))
     if data.trials["valid"].condition is not None:
-        result.condition = data.trials["valid"].condition[:MAX_TRIALS]
+        result.condition = data.trials["valid"].condition[:MAX_SHOWN_TRIALS]
     if true is not None:
         variance = true.var((0, 1))
         error = ((inferred["rates"] - true) ** 2).mean(0)
         result.r2 = 1 - error / np.where(variance > 0, variance, np.nan)
-    true_latents = read_latents(data.hparams.path, MAX_TRIALS)
+    true_latents = read_latents(data.hparams.path, MAX_SHOWN_TRIALS)
     if true_latents is not None:
         to_true = fit_linear_map(infer_arrays(model, train.spikes)["latents"], true_latents["train"])
         result.latents, result.true_latents = apply_map(to_true, inferred["latents"]), true_latents["valid"]

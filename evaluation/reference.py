@@ -14,7 +14,7 @@ from command_line import read_table
 from recordings.hdf5 import SPLITS, open_file
 
 HERE = Path(__file__).parent
-PUBLISHED, SEEDS = HERE / "published_r2.csv", HERE.parent / "docs" / "seeds.csv"
+PUBLISHED_CSV, SEEDS_CSV = HERE / "published_r2.csv", HERE.parent / "docs" / "seeds.csv"
 # those of lorenz_data.h5
 GENERATOR = {"generator": "simulate.py", "generator_version": 1, "seed": 5}
 SHAPES = {"train": (1248, 50, 29), "valid": (312, 50, 29)}
@@ -29,13 +29,13 @@ def is_demonstration(path: str | Path) -> bool:
 
 def read_published() -> dict[int, dict[str, float]]:
     """Return what the public demo published, for each bandwidth, the largest first."""
-    rows = [{key: float(value) for key, value in row.items()} for row in read_table(PUBLISHED)]
+    rows = [{key: float(value) for key, value in row.items()} for row in read_table(PUBLISHED_CSV)]
     return {int(row["bandwidth"]): row for row in rows}
 
 
 def read_seeds() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what this repo reaches over seeds: fraction dropped, mean R² and its SD, each (bandwidths,)."""
-    rows = read_table(SEEDS)
+    rows = read_table(SEEDS_CSV)
     dropped = sorted({float(row["fraction_dropped"]) for row in rows})
     r2 = np.array([[float(row["r2"]) for row in rows if float(row["fraction_dropped"]) == value] for value in dropped])
     return np.array(dropped), r2.mean(1), r2.std(1, ddof=1)

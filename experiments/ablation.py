@@ -22,14 +22,14 @@ RECIPES = {
     "+ coordinated dropout": ["--model.sharing", "0"],
     "+ comparison of trials (this repo)": [],
 }
-SCORES = ["r2", "r2_amortised", "nll", "heldout_nll", "heldout_nll_amortised"]
+COMPARED = ["r2", "r2_amortised", "nll", "heldout_nll", "heldout_nll_amortised"]
 
 
 def read_history(run_name: str, bandwidth: int) -> list[dict[str, float]]:
     """Return the scores of one bandwidth at each of its validations."""
     events = EventAccumulator(str(LOGS / run_name / bandwidth_folder(bandwidth))).Reload()
     epochs = [{"bandwidth": bandwidth, "epoch": event.step} for event in events.Scalars("valid/r2")]
-    for score in SCORES:
+    for score in COMPARED:
         for row, event in zip(epochs, events.Scalars(f"valid/{score}"), strict=True):
             row[score] = event.value
     return epochs
@@ -38,7 +38,7 @@ def read_history(run_name: str, bandwidth: int) -> list[dict[str, float]]:
 def read_results(run_name: str) -> dict[int, dict[str, float]]:
     """Return the scores of the best checkpoint of each bandwidth."""
     rows = read_table(LOGS / run_name / "results.csv")
-    return {int(row["bandwidth"]): {score: float(row[score]) for score in SCORES} for row in rows}
+    return {int(row["bandwidth"]): {score: float(row[score]) for score in COMPARED} for row in rows}
 
 
 def results_table(results: dict[str, list[dict[int, dict[str, float]]]]) -> str:
@@ -46,7 +46,7 @@ def results_table(results: dict[str, list[dict[int, dict[str, float]]]]) -> str:
     columns = {"recipe": list(results)}
     for bandwidth in next(iter(results.values()))[0]:
         recipes = [
-            {score: np.array([seed[bandwidth][score] for seed in seeds]) for score in SCORES}
+            {score: np.array([seed[bandwidth][score] for seed in seeds]) for score in COMPARED}
             for seeds in results.values()
         ]
         columns |= {

@@ -29,7 +29,7 @@ from evaluation.reference import read_published
 from model import SequentialAutoencoder
 from training.options import n_cores
 
-CONFIGS = {"published": "configs/published.yaml", "ours": "configs/default.yaml"}
+CONFIGS_OF = {"published": "published", "ours": "default"}
 OFTEN = ["--trainer.check_val_every_n_epoch", "10"]  # notice soon when a target is reached
 SEEDS = (0, 1, 2)
 
@@ -73,7 +73,8 @@ def mask_seconds() -> float:
 
 def run_training(recipe: str, name: str, bandwidths: list[int], flags: list[str]) -> float:
     """Train with the command that users type; return the memory (MB) of its largest process."""
-    words = ["train.py", "--config", CONFIGS[recipe], "--name", name, "--bandwidths", *map(str, bandwidths), *flags]
+    words = ["train.py", "--config", f"configs/{CONFIGS_OF[recipe]}.yaml", "--name", name]
+    words += ["--bandwidths", *map(str, bandwidths), *flags]
     words += ["--trainer.callbacks+=experiments.benchmark.BareGRUs"]
     process = subprocess.Popen([sys.executable, *words])
     _, status, usage = os.wait4(process.pid, 0)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from command_line import read_table, run, writable_folder
 from plotting.style import BLUE, GREEN, GREY, ORANGE, STYLE, save
 
-ABLATION = Path(__file__).parent.parent / "docs" / "ablation.csv"
+ABLATION_CSV = Path(__file__).parent.parent / "docs" / "ablation.csv"
 History = dict[str, np.ndarray]  # of a recipe at one bandwidth: `epoch` (epochs,), and scores (seeds, epochs)
 
 
@@ -93,7 +93,7 @@ def main() -> None:
     parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--out", type=str, default="figures", help="Folder to write figures to")
     options = parser.parse_args()
-    draw(ABLATION, writable_folder(options.out, "--out"))
+    draw(ABLATION_CSV, writable_folder(options.out, "--out"))
     print(f"Figures are in {options.out}")
 
 

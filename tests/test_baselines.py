@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
 from data import SpikeDataModule
 from evaluation.baselines import ideal_observer, r2_of_smoothing, smoothed_counts
-from evaluation.reference import read_published, read_seeds
-from experiments.learning_curves import ABLATION, read_ablation
+from evaluation.reference import is_demonstration, read_published, read_seeds
+from experiments.learning_curves import ABLATION_CSV, read_ablation
 from recordings.hdf5 import Trials
 
 
@@ -68,11 +69,17 @@ def test_smoothing_has_no_score_without_truth(data_arrays, write_file):
     assert math.isnan(r2_of_smoothing(data))
 
 
+def test_reference_numbers_are_of_the_demonstrations_data_alone(small_lorenz, data_file):
+    assert is_demonstration(ROOT / "lorenz_data.h5")
+    assert not is_demonstration(small_lorenz)
+    assert not is_demonstration(data_file)
+
+
 def test_committed_measurements_are_read():
     published, (dropped, mean, sd) = read_published(), read_seeds()
     assert len(published) == len(dropped) == 8
     assert ((mean > 0.7) & (mean < 1)).all()
     assert ((sd > 0) & (sd < 0.05)).all()
-    for recipes in read_ablation(ABLATION).values():
+    for recipes in read_ablation(ABLATION_CSV).values():
         for history in recipes.values():
             assert history["r2"].shape == history["heldout_nll"].shape == (3, len(history["epoch"]))

@@ -82,7 +82,7 @@ def test_the_newest_complete_run_is_found_else_pretrained(monkeypatch, tmp_path,
 
 
 def test_more_validation_trials_than_figures_show(call, monkeypatch, tmp_path, sweep, small_lorenz):
-    monkeypatch.setattr("plot_results.MAX_TRIALS", 10)  # of 24
+    monkeypatch.setattr("plot_results.MAX_SHOWN_TRIALS", 10)  # of 24
     done = call(tmp_path, "plot_results.py", str(sweep[0]), "--out", "figures")
     assert done.status == 0, done.errors
     assert (tmp_path / "figures" / "lorenz.png").exists()

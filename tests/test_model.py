@@ -103,6 +103,14 @@ def test_shapes_and_the_way_from_initial_condition_to_rates():
     torch.testing.assert_close(model.rates(inference.log_rates), inference.log_rates.exp() / 0.02)
 
 
+def test_mixed_precision_gives_initial_conditions_and_log_rates_in_single_precision():
+    spikes, model = some_spikes(), make_model().eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        inference = model(spikes)
+    assert all(part.dtype == torch.float32 for part in inference)
+    torch.testing.assert_close(inference.log_rates, model(spikes).log_rates, atol=0.03, rtol=0.03)
+
+
 def test_dropout_is_between_encoder_and_decoder_only():
     spikes = some_spikes()
     model = make_model(dropout=0.5).train()

@@ -1,5 +1,7 @@
 """Muon and AdamW as one optimizer."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -58,3 +60,32 @@ def test_a_closure_is_called_and_its_loss_returned():
     before = closure().item()
     assert optimizer.step(closure).item() == before
     assert closure().item() < before
+
+
+def test_vectors_take_the_steps_of_torchs_adam():
+    ours, torchs = copies_of_weights()
+    one, two = MuonAdam(ours, lr=1e-2, weight_decay=0.2), torch.optim.Adam(torchs[2:], lr=1e-2)
+    for _ in range(3):
+        ours[2].grad = torchs[2].grad = torch.randn(7)
+        one.step()
+        two.step()
+    torch.testing.assert_close(ours[2], torchs[2], rtol=0, atol=0)
+
+
+def test_a_saved_state_is_gone_on_with():
+    ours, copies = copies_of_weights()
+    first, second = MuonAdam(ours, lr=1e-2, weight_decay=0.2), MuonAdam(copies, lr=1.0, weight_decay=0.0)
+    gradients = [[torch.randn_like(weight) for weight in ours] for _ in range(3)]
+    for step, gradient in enumerate(gradients):
+        for weight, value in zip(ours, gradient, strict=True):
+            weight.grad = value
+        first.step()
+        if step == 1:
+            second.load_state_dict(copy.deepcopy(first.state_dict()))
+            for mine, other in zip(ours, copies, strict=True):
+                other.data = mine.data.clone()
+    for other, value in zip(copies, gradients[2], strict=True):
+        other.grad = value
+    second.step()
+    for mine, other in zip(ours, copies, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=0)

@@ -91,6 +91,10 @@ def test_default_config_says_what_the_code_does(monkeypatch):
     assert written["model"].keys() == config.model.as_dict().keys()
 
 
+def test_a_configuration_has_a_short_flag():
+    assert options.make_parser().parse_args(["-c", str(ROOT / "configs" / "published.yaml")]).model.optimizer == "adam"
+
+
 def test_published_config_is_the_published_recipe():
     config = options.make_parser().parse_args(["--config", str(ROOT / "configs" / "published.yaml")])
     model, trainer = config.model, config.trainer

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Poisson
 
-from modules.posterior import leave_one_out_loss, log_likelihoods, posterior_weights
+from modules.posterior import leave_one_out_loss, log_likelihoods, posterior_means, posterior_weights
 
 
 def some_trials() -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,6 +37,34 @@ def test_posterior_is_bayes_rule():
     spikes, log_rates = some_trials()
     likelihood = by_hand(spikes, log_rates).exp()
     torch.testing.assert_close(posterior_weights(spikes, log_rates), likelihood / likelihood.sum(1, keepdim=True))
+
+
+def test_log_likelihoods_of_whole_trials_keep_their_precision_under_autocast():
+    """Near 700 nats bfloat16 has steps of 4 nats."""
+    log_rates = torch.randn(6, 50, 29, generator=torch.Generator().manual_seed(1)) - 1
+    spikes = torch.poisson(log_rates[:4].exp(), torch.Generator().manual_seed(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = (
+            log_likelihoods(spikes, log_rates),
+            leave_one_out_loss(log_rates[:4], spikes),
+            posterior_means(spikes, log_rates),
+        )
+    single = (
+        log_likelihoods(spikes, log_rates),
+        leave_one_out_loss(log_rates[:4], spikes),
+        posterior_means(spikes, log_rates),
+    )
+    assert single[0].abs().max() > 500
+    torch.testing.assert_close(mixed, single)
+
+
+def test_trials_may_be_a_part_of_those_that_the_trajectories_are_from():
+    """In a distributed training each process has its own trials, and the trajectories of all."""
+    spikes, log_rates = some_trials()
+    whole = leave_one_out_loss(log_rates, spikes) * (~spikes.isnan()).sum()
+    parts = [(spikes[:2], 0), (spikes[2:], 2)]
+    total = sum(leave_one_out_loss(log_rates, part, first) * (~part.isnan()).sum() for part, first in parts)
+    torch.testing.assert_close(total, whole)
 
 
 def test_a_trial_without_observed_entries_leaves_the_prior():

@@ -31,7 +31,9 @@ def make_parser() -> ArgumentParser:
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", action="config", help="YAML file with options, such as configs/published.yaml")
+    parser.add_argument(
+        "-c", "--config", action="config", help="YAML file with options, such as configs/published.yaml"
+    )
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, masks, shuffling and dropout")
     parser.add_class_arguments(pl.Trainer, "trainer", instantiate=False, fail_untyped=False, sub_configs=True)
     parser.add_class_arguments(SequentialAutoencoder, "model", instantiate=False, skip={"n_neurons", "bin_width"})
