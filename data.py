@@ -20,7 +20,7 @@ VALID_BATCH_SIZE = 512  # trials; does not change the scores
 
 
 class Batch(NamedTuple):
-    """What the model gets: B trials."""
+    """A batch of B trials: spikes for the model, the rest for validation."""
 
     spikes: Tensor  # (B, T, N) counts per bin, NaN = not observed
     heldout: Tensor  # (B, T, N) bool, observed entries that validation hides from the model; all False in training
@@ -36,7 +36,7 @@ def sample_mask(recorded: np.ndarray, bandwidth: int, rng: np.random.Generator) 
         rng: Random number generator.
 
     Returns:
-        (..., neurons) bool with `bandwidth` True at each time step. If fewer neurons are recorded there, all of these.
+        (..., neurons) bool: True for `bandwidth` neurons at each time step, or for all recorded ones if fewer.
     """
     draw = rng.random(recorded.shape, dtype=np.float32)
     draw[~recorded] = 2.0  # chosen last
@@ -86,7 +86,7 @@ class StreamedTrials(Dataset):
         """Return the observed spikes (T, N) of a trial, and which of them are held out."""
         n_draws = spikes.size * np.array(
             [row, len(self)]
-        )  # random numbers for the masks of earlier trials, of all trials
+        )  # random numbers that the masks of the earlier trials and of all trials take
         if self.bandwidth is not None:
             rng = self._rng_after(n_draws[0] // 2)  # two numbers in single precision from each draw
             rng.random(n_draws[0] % 2, dtype=np.float32)
@@ -111,7 +111,7 @@ def mix_seeds(*numbers: int) -> int:
 class EpochSampler(DistributedSampler):
     """Shuffle by seed and epoch alone, so that a resumed training sees the trials in the same order.
 
-    Each of several processes gets every n-th trial. The first trials are repeated if their numbers would differ.
+    Each of n processes gets every n-th trial. The first trials are repeated if n does not divide the number of trials.
     """
 
     def __init__(self, dataset: Dataset, seed: int, rank: int, n_processes: int) -> None:
@@ -133,10 +133,10 @@ class SpikeDataModule(pl.LightningDataModule):
 
     Args:
         path: HDF5 file with spike counts; README.md lists its keys.
-        bandwidth: Neurons observed at each time step; None observes all that the file has.
+        bandwidth: Number of neurons observed at each time step. None: all recorded neurons.
         batch_size: Trials in a training batch.
         heldout_fraction: Fraction of the observed validation entries hidden from the model, to select checkpoints on.
-        bin_width: Width of a time bin (s), if the file has no such attribute; 20 for rates per ms in bins of 20 ms.
+        bin_width: Width of a time bin (s). None: the file's attribute. If the file's rates are per ms: the width in ms.
         seed: Seed of the masks and of the order of the trials.
         num_workers: Processes that load batches. 0: the training process does, which is faster for data in memory.
 

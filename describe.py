@@ -69,7 +69,7 @@ def describe(path: str, bin_width: float | None = None) -> None:
 
     Args:
         path: HDF5 file. README.md lists its keys.
-        bin_width: Width of a time bin (s), if the file has no such attribute.
+        bin_width: Width of a time bin (s). None: the file's attribute.
 
     Raises:
         InputError: the file cannot be trained on.

@@ -30,7 +30,7 @@ def fingerprint(path: str | Path) -> str:
 
 
 def open_spikes(path: str, bin_width: float | None) -> tuple[dict[str, StoredArray], float]:
-    """Return the spikes of a file by the prefix of their key (none, `train_` or `valid_`), and the bin width (s).
+    """Return the stored spikes of a file by the prefix of their key ("", `train_`, `valid_`), and the bin width (s).
 
     Raises:
         InputError: a file that cannot be read or has no spikes.
@@ -44,7 +44,7 @@ def open_spikes(path: str, bin_width: float | None) -> tuple[dict[str, StoredArr
 
 
 def write_inference(model: SequentialAutoencoder, stored: dict[str, StoredArray], target: h5py.File) -> None:
-    """Infer stored spikes a batch at a time and write the arrays of `infer_arrays`, each key with the prefix of the spikes."""
+    """Infer a batch at a time. Write the arrays of `infer_arrays`; their keys get the prefix of the spikes' key."""
     with Progress(transient=True) as progress:
         for prefix, spikes in stored.items():
             task = progress.add_task(spikes.key, total=len(spikes))
@@ -65,7 +65,7 @@ def infer_file(checkpoint: str, file: str, out: str = "rates.h5", bin_width: flo
         checkpoint: Checkpoint that train.py made, such as lightning_logs/pretrained/bandwidth_29/best.ckpt.
         file: HDF5 file with spikes (trials, time, neurons) in `data`, or in `train_data` and `valid_data`.
         out: HDF5 file to write. It must not exist.
-        bin_width: Width of a time bin (s), if the file has no such attribute.
+        bin_width: Width of a time bin (s). None: the file's attribute.
 
     Raises:
         InputError: a file that cannot be read, that does not fit the model, or that `out` would overwrite.

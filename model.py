@@ -46,7 +46,7 @@ def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
 
 
 def true_indices(entries: Tensor) -> Tensor:
-    """Return the indices where `entries` (n,) is True. On a CPU numpy finds them ten times as fast as torch."""
+    """Return the indices where `entries` (n,) is True. On a CPU, numpy is faster than torch."""
     return entries.nonzero().squeeze(1) if entries.device.type != "cpu" else torch.from_numpy(np.flatnonzero(entries))
 
 
@@ -80,7 +80,7 @@ class SequentialAutoencoder(pl.LightningModule):
         coordinated_dropout: Probability of hiding an observed entry from the encoder in training. The loss is then taken on
             the hidden entries alone, which cannot be copied (Keshtkaran & Pandarinath 2019). 0: on all entries.
         sharing: Fraction of the training, at its end, in which each trial is explained by the trajectories of the other
-            trials in its batch. 0: never, and `infer` is `forward`, which suits recordings whose trials do not repeat.
+            trials in its batch. 0: never, and `infer` equals `forward`; for recordings whose conditions do not repeat.
         start_at_mean_rates: Initialise the readout's bias with the log mean counts of the first batch, so that the training
             starts from each neuron's mean rate instead of one spike per bin.
         orthogonal_start: Initialise with orthogonal recurrent matrices and quick update gates (modules/initialization.py).
@@ -129,7 +129,7 @@ class SequentialAutoencoder(pl.LightningModule):
         if orthogonal_start:
             init_orthogonal(self.encoder, gain=1.0)
             init_orthogonal(self.decoder, gain=1.5)
-        # (J, H) initial conditions of training trials, saved by the hooks below: state dicts hold weights alone
+        # (trials, H) initial conditions of training trials; not in the state dict, but saved by `on_save_checkpoint`
         self.register_buffer("reference", torch.empty(0, hidden_size), persistent=False)
         self.scores = nn.ModuleDict(
             {name: MeanMetric(nan_strategy=math.inf) for name in ("nll", "heldout_nll", "heldout_nll_amortised")}
@@ -169,16 +169,16 @@ class SequentialAutoencoder(pl.LightningModule):
         return n_epochs > 0 and self.current_epoch >= (1 - self.hparams.sharing) * n_epochs
 
     def on_train_batch_start(self, batch: NamedTuple, batch_index: int) -> None:
-        self.reference = self.reference[:0]  # it is of the weights before this step
+        self.reference = self.reference[:0]  # it was made with the weights before this step
         if self.global_step == 0 and self.hparams.start_at_mean_rates:
             self.readout.bias.data = log_mean_counts(self.gather(batch.spikes)).to(self.dtype)
 
     def gather(self, values: Tensor) -> Tensor:
-        """Return what all processes have (processes * B, ...), with gradient. One process: `values` (B, ...)."""
+        """Return the `values` (B, ...) of all processes, concatenated (processes * B, ...), with gradient."""
         return self.all_gather(values, sync_grads=True).flatten(0, -values.ndim)
 
     def training_step(self, batch: NamedTuple, batch_index: int) -> Tensor:
-        """One step of SBTT: zero-filled spikes in, loss on observed entries out."""
+        """Return the loss of a step: `sbtt_loss`, or `leave_one_out_loss` in the last part of the training."""
         if self.compares_trials():
             target, name = batch.spikes, "train/shared_nll"
             first_own = self.global_rank * len(target)
@@ -193,7 +193,7 @@ class SequentialAutoencoder(pl.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Encode reference trials, evenly chosen among the training trials, with the present weights."""
+        """Reset the scores. In a training, encode the reference trials (evenly spaced training trials) again."""
         for score in self.scores.values():
             score.reset()
         if self.hparams.sharing > 0 and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:

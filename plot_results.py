@@ -28,14 +28,14 @@ MAX_SHOWN_TRIALS = 2000  # of a split, in figures
 
 @dataclass
 class Evaluation:
-    """What one checkpoint infers on the validation trials. None if it needs a truth that is not known."""
+    """Score and inferences of one checkpoint on the validation trials. None where the true values are not known."""
 
     score: Score
     example: Example
     is_demonstration: bool  # the data are lorenz_data.h5
-    r2: np.ndarray | None = None  # (time, neurons) one minus the mean squared error over the neuron's variance
+    r2: np.ndarray | None = None  # (time, neurons) 1 - mean squared error / variance of the neuron
     true_latents: np.ndarray | None = None  # (trials, time, 3) those of the simulation
-    latents: np.ndarray | None = None  # the same, as a linear map makes them from the model's
+    latents: np.ndarray | None = None  # (trials, time, 3) those of the model, after a linear map to the true ones
     condition: np.ndarray | None = None  # (trials,) labels
 
 
@@ -67,11 +67,11 @@ def evaluate(checkpoint: Path, data_path: str | None) -> Evaluation:
 
 
 def results_table(averaged: list[tuple[Score, Score]], with_published: bool) -> str:
-    """Return the curve as a markdown table, without empty columns.
+    """Return the scores of all bandwidths as a markdown table, without empty columns.
 
     Args:
         averaged: Mean and SD of the scores of each bandwidth.
-        with_published: Whether the public demo's R² are comparable.
+        with_published: Whether to add the public demo's R². They apply only to the demonstration's data.
     """
 
     def number(value: float, sd: float = np.nan) -> str:
@@ -92,7 +92,7 @@ def results_table(averaged: list[tuple[Score, Score]], with_published: bool) -> 
 
 
 def draw_curve(averaged: list[tuple[Score, Score]], with_reference: bool) -> tuple[Figure, str]:
-    """Plot the curve over bandwidths, with the demonstration's reference curves if asked for. Return figure and name."""
+    """Plot R² (bits per spike if R² is unknown) against the percentage dropped. Return the figure and its name."""
     means = {field.name: np.array([getattr(mean, field.name) for mean, _ in averaged]) for field in fields(Score)}
     dropped = 100 * means["fraction_dropped"]
     if np.isnan(means["r2"]).all():
@@ -108,7 +108,7 @@ def draw_curve(averaged: list[tuple[Score, Score]], with_reference: bool) -> tup
 
 
 def draw_all(evaluations: list[Evaluation], averaged: list[tuple[Score, Score]], out: Path) -> None:
-    """Save every figure that the data allow."""
+    """Save the figures. Those of true rates or true latents are left out if these are not known."""
     by_bandwidth = {evaluation.score.bandwidth: evaluation for evaluation in reversed(evaluations)}
     shown = [
         by_bandwidth[mean.bandwidth] for mean, _ in averaged

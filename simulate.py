@@ -60,13 +60,13 @@ def condition_rates(latents: np.ndarray, loadings: np.ndarray, log_rate_sd: floa
     the last bits of a machine's `exp`.
     """
     log_rates = sum(latents[..., i, None] * loadings[i] for i in range(3))
-    with np.errstate(over="ignore", invalid="ignore"):  # `simulate` refuses the result
+    with np.errstate(over="ignore", invalid="ignore"):  # `simulate` checks the result
         rates = np.exp(log_rates * (log_rate_sd / log_rates.std()))
         return (rates * (mean_rate / rates.mean())).astype(np.float32)
 
 
 def split_trials(rng: np.random.Generator, conditions: int, trials: int, valid_fraction: float) -> np.ndarray:
-    """Return a bool array (conditions, trials), True for validation, in as equal parts of each condition as possible."""
+    """Choose validation trials at random, as equally from each condition as possible: bool (conditions, trials)."""
     each, left_over = divmod(round(conditions * trials * valid_fraction), conditions)
     n_valid = np.full(conditions, each)
     n_valid[rng.choice(conditions, size=left_over, replace=False)] += 1

@@ -70,7 +70,7 @@ def train_level(
         InputError: a wrong option, or another process trains in the folder.
         FailedWork: the loss became infinite or NaN, or the training ended before its first validation.
     """
-    torch.set_num_threads(1)  # two processes of one thread are faster than one of two
+    torch.set_num_threads(1)  # two processes with one thread each are faster than one process with two
     silence_lightning()
     with runs.lock_folder(folder):
         runs.save_config(config, folder)
@@ -84,7 +84,7 @@ def train_level(
         if not best.exists():
             raise FailedWork(f"the training ended after {trainer.current_epoch} epochs without a validation")
         n_epochs, seconds, logger = trainer.current_epoch, timer.time_elapsed("train"), trainer.logger
-        trainer.logger = None  # the history is that of the training
+        trainer.logger = None  # this validation is not part of the training's history
         validated = trainer.validate(model, data, ckpt_path=best, weights_only=True, verbose=False)[0]
         scores = {name: validated.get(f"valid/{name}", float("nan")) for name in SCORES}
         log_result(logger, folder, config, scores)
@@ -94,7 +94,7 @@ def train_level(
 
 
 def train_run(config: Namespace, bandwidths: list[int], run_dir: Path) -> None:
-    """Train the bandwidths of a run that have no results yet. Write and print the results; raise FailedWork if one failed."""
+    """Train the bandwidths that have no results yet. Write and print results; raise FailedWork if a training failed."""
     start = time.perf_counter()
     results = runs.read_results(run_dir)
     left = [bandwidth for bandwidth in bandwidths if bandwidth not in results]
@@ -105,7 +105,7 @@ def train_run(config: Namespace, bandwidths: list[int], run_dir: Path) -> None:
         bandwidth: (options.config_of(config, bandwidth), run_dir / bandwidth_folder(bandwidth), gpu)
         for bandwidth, gpu in zip(left, options.choose_gpus(config, len(left)), strict=True)
     }
-    with terminal.progress_display(left, config.quiet) as show:
+    with terminal.progress_display(left, config.quiet or not runs.is_main_process()) as show:
         trained = train_all(train_level, levels, n_jobs, show)
     if not runs.is_main_process():
         return

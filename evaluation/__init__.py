@@ -1,1 +1,1 @@
-"""What comes after a training: finding, loading and scoring checkpoints, inference, and what models are compared with."""
+"""What comes after a training: finding, loading and scoring checkpoints, inference, baselines, published numbers."""

@@ -1,4 +1,4 @@
-"""What models are compared with on the same masked data: an ideal observer and smoothed spikes."""
+"""Baselines on the same masked data: an ideal observer and smoothed spikes."""
 
 import math
 from itertools import product
@@ -29,7 +29,7 @@ def r2_of_ideal_observer(data: SpikeDataModule) -> float:
 
 
 def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor | None:
-    """Infer rates like an observer who knows the rates of each condition, but not to which condition a trial belongs.
+    """Infer rates like an observer who knows the true rates of each condition, but not the condition of a trial.
 
     The posterior mean of the conditions' true rates given the observed counts, with equal priors. No method has a smaller
     expected squared error.

@@ -36,7 +36,7 @@ def find_checkpoints(paths: list[str]) -> list[Path]:
 
 
 def leave_out_failed(run_dir: Path, checkpoints: list[Path]) -> list[Path]:
-    """Leave out, and say so, the bandwidths of a complete run whose training failed: they have no row in results.csv."""
+    """Leave out, with a message, the bandwidths without a row in the results.csv of a run: their training failed."""
     if not (run_dir / "results.csv").is_file():
         return checkpoints
     trained = {bandwidth_folder(int(row["bandwidth"])) for row in read_table(run_dir / "results.csv")}
@@ -80,7 +80,10 @@ def load_checkpoint(path: str | Path) -> tuple[SequentialAutoencoder, dict]:
 
 
 def refuse_compressed(path: str | Path) -> None:
-    """Raise BadZipFile if a checkpoint is no zip file, or is compressed: ours never are, and it could unpack to any size."""
+    """Raise BadZipFile if a checkpoint is no zip file, or is compressed.
+
+    train.py never compresses checkpoints, and a compressed one could unpack to any size.
+    """
     with zipfile.ZipFile(path) as parts:
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
             raise zipfile.BadZipFile

@@ -1,1 +1,1 @@
-"""Commands that produce the evidence behind the README's numbers, and the figures that only they make."""
+"""Commands that measure numbers of the README (benchmark, ablation) and draw the learning curves."""

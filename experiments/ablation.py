@@ -1,8 +1,8 @@
-"""What each part of the recipe is worth: from the public demo's recipe to ours, one part at a time.
+"""Measure what each part of the recipe is worth: from the public demo's recipe to ours in three steps.
 
 python -m experiments.ablation       twenty minutes on two cores; writes docs/ablation.csv and draws it
 
-The same command goes on with what was stopped.
+If it was stopped, the same command resumes it.
 """
 
 import subprocess
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--bandwidths", type=int, nargs="+", default=[29, 2], help="Numbers of observed neurons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
     parser.add_argument(
-        "--epochs", type=int | None, help="Epochs of each training (default: 200 of the demo's, else ours)"
+        "--epochs", type=int | None, help="Epochs of each training (default: 200 for the demo's recipe, else 150)"
     )
     parser.add_argument("--name", type=str, default="ablation", help="Start of the names of the runs")
     parser.add_argument("--out", type=str, default="docs", help="Folder for ablation.csv and its figures")

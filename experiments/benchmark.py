@@ -3,8 +3,8 @@
 python -m experiments.benchmark --quick      epoch times at two bandwidths, in two minutes
 python -m experiments.benchmark              all eight, in 35 minutes; writes docs/benchmark.csv, docs/scaling.csv
 
-Both recipes are trained at each bandwidth until they reach the published R², validated every 10 epochs, ours with three
-seeds. The time of an epoch and of a sweep is that of a training of ours to its end, validated as its configuration says.
+Both recipes are trained at each bandwidth until they reach the published R², validated every 10 epochs; ours with three
+seeds. Our recipe is also trained to its end, validated as in its configuration. This gives its epoch and sweep times.
 """
 
 import os
@@ -177,8 +177,8 @@ def read_training(folder: Path, target_r2: float) -> dict[str, float]:
     """Read times from the history of a training, without the time of the bare GRUs.
 
     Returns:
-        Seconds of an epoch, of the training, until the target R², of an epoch of the bare GRUs (mean) and of these in all
-        (`paused_s`); and the best R².
+        `epoch_s`, `train_s`, `to_published_s`: seconds of an epoch, of the training, and until the target R². `bare_s`,
+        `paused_s`: seconds of an epoch of the bare GRUs (mean), and of all of these. `best_r2`: the best R².
     """
     events = EventAccumulator(str(folder)).Reload()
     bare = events.Scalars("bare_gru_s")
@@ -211,7 +211,7 @@ def print_ratios(rows: list[dict]) -> None:
         # if the published recipe does not reach its own R² on our data, its whole training is a lower bound
         reached = np.isfinite(their["to_published_s"])
         their_s = their["to_published_s"] if reached else their["train_s"]
-        our_s = np.mean(to_target)  # infinite if one never does
+        our_s = np.mean(to_target)  # infinite if a seed never reaches it
         times = [f"{'' if reached else '>'}{their_s:.0f}", "never", "-"]
         if np.isfinite(our_s):
             times[1:] = f"{our_s:.1f}", f"{their_s / our_s:.1f}"

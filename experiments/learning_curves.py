@@ -56,7 +56,7 @@ def plot_why(histories: dict[int, dict[str, History]]) -> Figure:
 
 
 def plot_overfitting(copying: History, learning: History, bandwidth: int) -> Figure:
-    """Plot that the score on observed counts does not notice a model that copies them.
+    """Plot three scores of two recipes: one whose models copy the observed counts, and one whose models do not.
 
     Args:
         copying: The history of a recipe without coordinated dropout: `epoch` (epochs,), and `nll`, `heldout_nll` and `r2`

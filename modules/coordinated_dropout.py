@@ -1,4 +1,4 @@
-"""Coordinated dropout (Keshtkaran & Pandarinath 2019): learn from observed counts that the encoder was not shown.
+"""Coordinated dropout (Keshtkaran & Pandarinath 2019): take the loss on observed counts hidden from the encoder.
 
 Letters in shapes: B trials, T time bins, N neurons. A missing count is NaN.
 """
@@ -26,7 +26,7 @@ def coordinated_dropout(spikes: Tensor, fraction: float) -> tuple[Tensor, Tensor
 
 def mask_missing(spikes: Tensor, observed: Tensor) -> Tensor:
     """Return spikes (B, T, N) with NaN wherever `observed` (B, T, N; bool, or 1 and 0) is False."""
-    return spikes * observed / observed  # 0 / 0 is NaN; several times as fast as masked_fill
+    return spikes * observed / observed  # 0 / 0 is NaN; faster than masked_fill
 
 
 def rescale(shown: Tensor, spikes: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def rescale(shown: Tensor, spikes: Tensor) -> Tensor:
     Returns:
         `shown` times the number of observed entries of each trial, divided by the number that remain.
     """
-    # 0 * count + 1 is 1 where a count was observed, else NaN; several times as fast as isnan()
+    # 0 * count + 1 is 1 where a count was observed, else NaN; faster than isnan()
     ones = ((0.0 * counts + 1.0).nan_to_num(nan=0.0) for counts in (spikes, shown))
     n_observed, n_shown = (entries.sum((1, 2), keepdim=True) for entries in ones)
     return shown * (n_observed / n_shown.clamp(min=1))

@@ -1,8 +1,8 @@
-"""The two GRUs of the model: parameters and results of nn.GRU, in two thirds of its time on a CPU.
+"""The two GRUs of the model: parameters and results of nn.GRU, but faster on a CPU.
 
-nn.GRU puts trials first. So the gates of one trial lie between those of others in memory, and each time step makes tens of
-tensors, most of them kept for the backward pass. Here hidden units come first: a gate is one block of memory, and three
-tensors are kept for all time steps. On a GPU nn.GRU itself is used.
+In nn.GRU, trials are the first axis: a gate is not contiguous in memory, and each time step makes many tensors. Here
+hidden units are the first axis: a gate is one block of memory, and three tensors hold all time steps for the backward
+pass. On a GPU, nn.GRU itself is used.
 
 Letters in shapes: B trials, T time bins, N inputs, H hidden units.
 """
@@ -50,12 +50,12 @@ class Scan(torch.autograd.Function):
     """One direction of a GRU (Cho et al. 2014, with the formulas and letters of nn.GRU) over all time bins.
 
     r, z = sigmoid(W_ih x + b_ih + W_hh h + b_hh)   reset and update gate
-    q = W_hh h + b_hh                               input of the reset gate
+    q = W_hh h + b_hh                               what the reset gate scales
     n = tanh(W_ih x + b_ih + r q)                   new state
     h' = n + z (h - n)
 
-    The rows of W and b are those of r, of z and of n (or q), H of each. Under autocast everything is in single precision:
-    the steps write into tensors made beforehand, which autocast would not convert.
+    The first H rows of W and b are those of r, the next H those of z, the last H those of n (or q). Under autocast
+    everything is in single precision, because autocast does not convert tensors that are written in place.
     """
 
     @staticmethod

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 class R2(Metric):
     """Coefficient of determination of inferred to true rates, averaged over neurons (uniform).
 
-    Unlike torchmetrics' R2Score it can be restricted to some entries, of which each neuron may have a different number.
+    Unlike torchmetrics' R2Score, it can score some of the entries, with a different number of them for each neuron.
     Neurons without entries, or with constant true rates, have no R² and are left out. Without any neuron the R² is NaN.
     """
 
@@ -48,8 +48,8 @@ class R2(Metric):
 class BitsPerSpike(Metric):
     """Information about counts in the inferred rates, beyond each neuron's mean rate, in bits per spike.
 
-    The difference between the two Poisson log-likelihoods, divided by the number of spikes and by log 2 (Pei et al. 2021,
-    "Neural Latents Benchmark '21"). The mean rates are those of the scored counts.
+    The Poisson log-likelihood under the inferred rates minus that under the mean rates, divided by the number of spikes
+    and by log 2 (Pei et al. 2021, "Neural Latents Benchmark '21"). The mean rates are those of the scored counts.
     """
 
     higher_is_better = True

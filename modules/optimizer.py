@@ -29,12 +29,12 @@ class MuonAdam(torch.optim.Optimizer):
 
     Muon orthogonalises the momentum of a matrix, so that all directions in the space of hidden units learn at the same
     speed. Its steps are scaled to the size of Adam's (Liu et al. 2025): a root mean square of 0.2 times the learning rate.
-    torch.optim.Muon does the same in bfloat16, which most CPUs emulate, three times as slowly.
+    torch.optim.Muon does the same in bfloat16, which is slow on most CPUs.
 
     Args:
         params: Parameters to optimise.
         lr: Learning rate.
-        weight_decay: Decoupled weight decay of the matrices. Vectors do not decay: so decay pulls neurons to mean rates.
+        weight_decay: Decoupled weight decay of the matrices. Vectors do not decay, so decay pulls rates to their means.
         momentum: Weight of the past in Muon's running mean of the gradients.
         betas: The same for Adam's running means of the gradients and of their squares.
         eps: Added to Adam's denominator.

@@ -1,4 +1,4 @@
-"""Comparison of trials: which of several known trajectories explains the observed counts of a trial?
+"""Compare trials: find the known trajectories that explain the observed counts of a trial.
 
 Trials of one condition share a trajectory, but no label says which trials these are. A few observed counts are not enough
 to guess an initial condition. They are enough to choose among known trajectories. So the trajectories of many trials serve
@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-MAX_DIFFERENCE = 60.0  # nats; a trajectory that explains a trial worse than the best one by more has no weight
+MAX_DIFFERENCE = 60.0  # nats; a trajectory whose log-likelihood is lower than the best one's by more has no weight
 
 
 def clamp_log_likelihoods(log_likelihoods: Tensor) -> Tensor:
@@ -58,14 +58,14 @@ def posterior_means(spikes: Tensor, log_rates: Tensor, *others: Tensor) -> tuple
     Args:
         spikes: (B, T, N) counts per bin, NaN = missing.
         log_rates: (J, T, N) log expected counts per bin.
-        others: (J, ...) what else belongs to the trajectories.
+        others: (J, ...) other values of the trajectories, such as latents.
 
     Returns:
         The log of the mean expected counts (B, T, N), finite also where these underflow, and the means (B, ...) of the others.
     """
     weights = posterior_weights(spikes, log_rates)
     with torch.autocast(spikes.device.type, enabled=False):
-        mean_counts = torch.tensordot(weights, log_rates.exp(), 1)  # twice as fast as einsum
+        mean_counts = torch.tensordot(weights, log_rates.exp(), 1)  # faster than einsum
         return (
             mean_counts.clamp(min=torch.finfo(mean_counts.dtype).tiny).log(),
             *(torch.tensordot(weights, other, 1) for other in others),
@@ -76,14 +76,14 @@ def leave_one_out_loss(log_rates: Tensor, spikes: Tensor, first: int = 0) -> Ten
     """Return the SBTT loss of trials that are explained by the trajectories of other trials.
 
     For trial i the loss is `-log mean_j p(spikes_i | log_rates_j)` over the trajectories j other than its own. The sum over
-    trials is divided by the number of observed entries. A trial's counts never meet the trajectory inferred from them, so
-    nothing can be copied. Trials of one condition explain each other, so their trajectories move together. As in
-    `sbtt_loss`, only observed entries count.
+    trials is divided by the number of observed entries. No trial is explained by the trajectory inferred from
+    its own counts, so nothing can be copied. Trials of one condition explain each other, so their trajectories move
+    together. As in `sbtt_loss`, only observed entries count.
 
     Args:
         log_rates: (J, T, N) log expected counts per bin of all trajectories.
         spikes: (B, T, N) counts per bin, NaN = missing.
-        first: Index among the J trajectories of the first trial's own; those of the other trials follow.
+        first: Index (0 to J - 1) of the first trial's own trajectory. Those of the other trials follow.
 
     Returns:
         A scalar (nats per entry, without the constant log k!). Zero where there is no other trajectory, or nothing is

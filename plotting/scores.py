@@ -22,7 +22,7 @@ def plot_r2(
             (`r2_ideal`) and of smoothed spikes (`r2_smoothed`), NaN where not known.
         sd: (bandwidths,) standard deviation of the model's R² over seeds, NaN for one seed.
         published: Percentages and R² of the public demo, if the data are those of the demonstration.
-        seeds: Percentages, mean and SD over seeds of the R² of this repo's recipe, for a band, likewise.
+        seeds: Percentages, mean R² and its SD over seeds of this repo's recipe, drawn as a band; for the same data.
     """
     figure = Figure(figsize=(4.6, 3.4))
     axes = figure.subplots()
@@ -59,7 +59,7 @@ def plot_neurons_and_bins(r2: dict[int, np.ndarray], bin_width: float) -> Figure
     """Plot the R² of each neuron, best first, and of each time bin, at each bandwidth.
 
     Args:
-        r2: For each bandwidth: (time, neurons) one minus the mean squared error of an entry over the variance of its neuron.
+        r2: For each bandwidth: (time, neurons) 1 - mean squared error of an entry / variance of its neuron.
             The mean over bins is the neuron's R²; the mean over all entries is the R² of the curve.
         bin_width: Width of a time bin (s).
     """

@@ -27,7 +27,7 @@ class Example:
 
 
 def show_entries(axes: Axes, values: np.ndarray, bin_width: float, **look) -> AxesImage:
-    """Show an array (time, neurons) as an image, time (s) to the right. NaN has the colour `MISSING`."""
+    """Show an array (time, neurons) as an image: time (s) on the x-axis, neurons on the y-axis."""
     extent = (0, bin_width * len(values), 0.5, values.shape[1] + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(2))
     return axes.imshow(values.T, extent=extent, **look)

@@ -1,4 +1,4 @@
-"""Checks of what strangers give us: HDF5 arrays that point elsewhere, bombs, absurd shapes, and values that are no counts."""
+"""Check untrusted HDF5 files: links to other files, decompression bombs, wrong shapes, values that are not counts."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from command_line import InputError
 MAX_TRIALS = 10**8
 MAX_TRIAL_SIZE = 2**28  # bytes of a trial as float32; also of a chunk, which is unpacked to read a trial
 MAX_COMPRESSION = 2000  # HDF5's own compression reaches 1032
-UNCHECKED_SIZE = 2**26  # bytes that any array may unpack to
+UNCHECKED_SIZE = 2**26  # bytes; smaller arrays may have any compression
 
 
 def open_array(
@@ -19,7 +19,7 @@ def open_array(
     """Return an array of an open file, without reading it; None if the file has no such key.
 
     Raises:
-        InputError: not an array of numbers in this file, of the expected shape (if given), and of a size that can be read.
+        InputError: a link, no array of numbers, another shape than expected, or an array that is too large.
     """
     link = file.get(key, getlink=True)
     if link is None:
@@ -49,7 +49,7 @@ def check_size(array: h5py.Dataset, path: str | Path, key: str) -> None:
     if size * array.dtype.itemsize > max(UNCHECKED_SIZE, MAX_COMPRESSION * array.id.get_storage_size()):
         raise InputError(
             f"{path}: {key} unpacks to {size * array.dtype.itemsize / 2**30:.1f} GB from "
-            f"{array.id.get_storage_size() / 2**20:.1f} MB; expected counts that were written"
+            f"{array.id.get_storage_size() / 2**20:.1f} MB; expected an array whose values are stored in the file"
         )
 
 

@@ -20,7 +20,7 @@ BLOCK_SIZE = 2**26  # bytes to read at a time
 
 
 class StoredArray:
-    """An array in a file. Indexing it reads the trials asked for."""
+    """An array in a file. Indexing reads the chosen trials from the file."""
 
     def __init__(self, path: str | Path, key: str, shape: tuple[int, ...]) -> None:
         self.path, self.key, self.shape, self.ndim = str(path), key, shape, len(shape)
@@ -47,7 +47,7 @@ Array = np.ndarray | StoredArray
 class Trials(NamedTuple):
     """The trials of one split as they are in the file."""
 
-    spikes: Array  # (B, T, N) counts per bin, NaN = not recorded; float32 in memory, as they are stored on disk
+    spikes: Array  # (B, T, N) counts per bin, NaN = not recorded; float32 in memory, the file's type on disk
     rates: Array | None  # (B, T, N) true rates in spikes/s, where known
     condition: np.ndarray | None  # (B,) integer labels, where known
 
@@ -63,7 +63,7 @@ def open_file(path: str | Path) -> Iterator[h5py.File]:
 
 
 def read_file(path: str | Path, bin_width: float | None = None) -> tuple[dict[str, Trials], float]:
-    """Read and check a data file. One that is too large for memory is checked as its trials are read.
+    """Read and check a data file. A file above MAX_IN_MEMORY stays on disk; its trials are checked when they are read.
 
     Args:
         path: HDF5 file with `train_data` and `valid_data` (trials, time, neurons): counts, NaN = missing. Where known also

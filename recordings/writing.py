@@ -66,7 +66,7 @@ def write_recording(
 
 
 def choose_valid(condition: np.ndarray, n_valid: int, seed: int) -> np.ndarray:
-    """Choose `n_valid` trials (trials,; bool) at random, of each condition as equal a part as possible."""
+    """Choose `n_valid` trials at random, as equal a part of each condition as possible: a bool array (trials,)."""
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(condition))
     rank = np.empty(len(condition))  # of a trial among those of its condition, as a fraction

@@ -106,7 +106,7 @@ def test_nothing_to_compare_with_is_no_loss():
         assert (log_rates.grad == 0).all()
 
 
-def test_no_number_is_so_small_that_it_slows_the_processor_down():
+def test_no_number_is_so_small_that_it_slows_the_cpu_down():
     spikes, log_rates = some_trials()
     log_rates = torch.linspace(-40, 5, 5)[:, None, None] + log_rates  # from impossible to likely
     weights = posterior_weights(spikes, log_rates)

@@ -75,7 +75,7 @@ def test_tensorboard_shows_the_pretrained_runs():
 
 
 def test_the_pretrained_models_give_the_committed_numbers(copy_of_repo):
-    """To the third digit: another processor may round otherwise."""
+    """To the third digit: another CPU may round otherwise."""
     figures = copy_of_repo / "figures"  # made by a command above
 
     def read(path: Path) -> dict[str, dict[str, str]]:
@@ -131,7 +131,7 @@ def test_every_figure_is_told_to_those_who_cannot_see_it():
     assert all(len(alt) > 60 for alt, _ in figures)
 
 
-def test_the_animation_is_small_and_has_a_picture_for_each_level():
+def test_the_animation_is_small_and_has_a_picture_for_each_bandwidth():
     path = ROOT / "figures" / "fewer_neurons.gif"
     assert path.stat().st_size < 3e6
     assert Image.open(path).n_frames == 8

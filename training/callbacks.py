@@ -21,13 +21,13 @@ class SeedEachStep(Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch: tuple, index: int) -> None:
         seed = mix_seeds(self.seed, trainer.current_epoch, index, trainer.global_rank)
-        # torch.manual_seed also prepares seeds for absent GPUs, which takes longer than all else here
+        # torch.manual_seed also prepares seeds for GPUs, even if there is none, which is slow
         seed_device = torch.default_generator.manual_seed if model.device.type == "cpu" else torch.manual_seed
         seed_device(seed)
 
 
 class StopIfNotFinite(Callback):
-    """Raise FailedWork if a loss is infinite or NaN, before weights and checkpoints become so."""
+    """Raise FailedWork if the loss is infinite or NaN, before the step changes the weights."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch: tuple, index: int) -> None:
         self.spikes = batch.spikes
@@ -41,7 +41,7 @@ class StopIfNotFinite(Callback):
         """Return which of weights, counts and log-rates look wrong."""
         for name, weights in model.named_parameters():
             if not weights.isfinite().all():
-                return f"{name} is not finite since the step before; try a lower --model.learning_rate"
+                return f"{name} became infinite or NaN in the step before; try a lower --model.learning_rate"
         highest_count = float(self.spikes.nan_to_num(nan=0.0).max())
         highest_log_rate = float(model(self.spikes).log_rates.max())
         return (

@@ -1,4 +1,4 @@
-"""The options of `python train.py`: from the command line and YAML files to data, model, trainer and the bandwidths."""
+"""The options of `python train.py`: parse them, check them, and choose bandwidths and GPUs."""
 
 import os
 from pathlib import Path
@@ -42,8 +42,8 @@ def make_parser() -> ArgumentParser:
         "--bandwidths",
         type=int,
         nargs="+",
-        help="Numbers of observed neurons to train at, one training each (default: --data.bandwidth where given, else "
-        f"{' '.join(map(str, DEMO_BANDWIDTHS))} of 29 neurons; of others all, 1/2, 1/4 and 1/8)",
+        help="Numbers of observed neurons, one training each (default: --data.bandwidth if given; else for 29 neurons "
+        f"{' '.join(map(str, DEMO_BANDWIDTHS))}, for another number all, 1/2, 1/4 and 1/8 of them)",
     )
     scores = Literal["valid/heldout_nll", "valid/heldout_nll_amortised", "valid/nll"]
     parser.add_argument("--monitor", type=scores, default="valid/heldout_nll", help="Score that chooses best.ckpt")
@@ -63,7 +63,7 @@ def check_options(config: Namespace) -> None:
         raise InputError("--trainer.max_epochs 0: expected at least 1")
     if config.jobs < 1:
         raise InputError(f"--jobs {config.jobs}: expected at least 1")
-    # counts above 256 and small steps of the weights do not exist in half precision
+    # half precision cannot hold all counts above 256, nor small changes of the weights
     if precision is not None and str(precision) not in (*PRECISIONS, "32", "64", "bf16", "16"):
         raise InputError(f"--trainer.precision {precision}: expected one of {', '.join(PRECISIONS)}")
 
@@ -99,12 +99,12 @@ def config_of(config: Namespace, bandwidth: int) -> Namespace:
 
 
 def as_list(value: object) -> list:
-    """Return what an option holds, nothing, one object or a list of them, as a list."""
+    """Return the value of an option (None, one object or a list) as a list."""
     return [] if value is None else list(value) if isinstance(value, list) else [value]
 
 
 def choose_gpus(config: Namespace, n_trainings: int) -> list[int | None]:
-    """Return a GPU for each training, in turn, unless the options choose devices. None: no GPU, or the options' choice."""
+    """Return the index of a GPU for each training, in turn. None: there is no GPU, or the options choose the device."""
     n_gpus = torch.cuda.device_count()
     if n_gpus == 0 or config.trainer.devices != "auto" or config.trainer.accelerator not in ("auto", "gpu", "cuda"):
         return [None] * n_trainings
@@ -112,7 +112,7 @@ def choose_gpus(config: Namespace, n_trainings: int) -> list[int | None]:
 
 
 def is_distributed(config: Namespace) -> bool:
-    """Return whether several processes train one model: --trainer.devices or --trainer.num_nodes ask for more than one."""
+    """Return whether several processes train one model: more than one of --trainer.devices or --trainer.num_nodes."""
     devices = config.trainer.devices
     if isinstance(devices, str):
         devices = 1 if devices == "auto" else devices.split(",") if "," in devices else int(devices)

@@ -63,7 +63,7 @@ def scores_or_failure(train: Callable[..., Scores], *args: object) -> Scores | F
 
 
 def start_worker(reports: multiprocessing.SimpleQueue) -> None:
-    """Prepare a worker process: Ctrl-C is for the main process, and the worker ends when that ends."""
+    """Prepare a worker process: it ignores Ctrl-C, and it ends when the main process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     train_in_worker.report = reports.put
     threading.Thread(target=exit_with_parent, daemon=True).start()

@@ -36,7 +36,7 @@ def make_run_dir(name: str | None) -> Path:
         raise InputError(f"--name {name}: expected the name of a folder, without a path")
     if not is_main_process():
         if name is None and RUN_DIR not in os.environ:
-            raise InputError("--name: expected a name for the run, as it is not this process that starts the others")
+            raise InputError("--name: expected a name for the run, because a launcher starts the processes")
         return Path(os.environ.get(RUN_DIR, LOGS / str(name)))
     logs = writable_folder(LOGS, "the log folder")
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -62,7 +62,7 @@ def read_stopped_run(parser: ArgumentParser, given: Namespace) -> tuple[Path, Na
     allowed.update(Namespace({name: given[name] for name in ("resume", "jobs", "quiet")}))
     if given != allowed:
         raise InputError(
-            f"--resume {run_dir}: the options are those in {started_with}; expected --jobs or --quiet at most beside it"
+            f"--resume {run_dir}: the options are those in {started_with}; expected only --jobs or --quiet beside it"
         )
     config = parser.parse_path(started_with)
     config.jobs, config.quiet = given.jobs, given.quiet
