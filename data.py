@@ -60,7 +60,7 @@ class TrialDataset(Dataset):
     __getitems__ = __getitem__  # DataLoader calls it with the indices of a whole batch
 
 
-class StreamedTrials(Dataset):
+class StreamedTrialDataset(Dataset):
     """Trials on disk, read and masked a batch at a time, with the same masks as in memory."""
 
     def __init__(self, stored: Trials, seeds: list[int], bandwidth: int | None, heldout_fraction: float) -> None:
@@ -83,10 +83,12 @@ class StreamedTrials(Dataset):
     __getitems__ = __getitem__
 
     def _masked(self, spikes: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the observed spikes (T, N) of a trial, and which of them are held out."""
-        n_draws = spikes.size * np.array(
-            [row, len(self)]
-        )  # random numbers that the masks of the earlier trials and of all trials take
+        """Return the observed spikes (T, N) of a trial, and which of them are held out.
+
+        The random numbers are those that SpikeDataModule draws for trials in memory.
+        """
+        # random numbers that the masks of the earlier trials, and of all trials, take
+        n_draws = spikes.size * np.array([row, len(self)])
         if self.bandwidth is not None:
             rng = self._rng_after(n_draws[0] // 2)  # two numbers in single precision from each draw
             rng.random(n_draws[0] % 2, dtype=np.float32)
@@ -168,6 +170,16 @@ class SpikeDataModule(pl.LightningDataModule):
             raise InputError(f"--data.heldout_fraction {heldout_fraction}: expected a fraction between 0 and 1")
         self.save_hyperparameters()
 
+    @property
+    def n_observed(self) -> int:
+        """Number of neurons observed at each time step."""
+        return self.hparams.bandwidth or self.n_neurons
+
+    @property
+    def fraction_dropped(self) -> float:
+        """Fraction of the neurons that are not observed at a time step."""
+        return 1 - self.n_observed / self.n_neurons
+
     def setup(self, stage: str | None = None) -> None:
         """Draw the masks. The same seed gives the same masks in any stage, order and process."""
         self.datasets = {split: self._dataset(split) for split in SPLITS}
@@ -176,7 +188,7 @@ class SpikeDataModule(pl.LightningDataModule):
         seeds, bandwidth = [self.hparams.seed, SPLITS.index(split)], self.hparams.bandwidth
         heldout_fraction = self.hparams.heldout_fraction if split == "valid" else 0.0
         if isinstance(self.trials[split].spikes, StoredArray):
-            return StreamedTrials(self.trials[split], seeds, bandwidth, heldout_fraction)
+            return StreamedTrialDataset(self.trials[split], seeds, bandwidth, heldout_fraction)
         rng = np.random.default_rng(seeds)
         spikes, rates, _ = self.trials[split]
         if bandwidth is not None:

@@ -207,6 +207,7 @@ class SequentialAutoencoder(pl.LightningModule):
         """Score what is inferred from all observed entries, and what is inferred without the held-out ones."""
         spikes, observed = batch.spikes, ~batch.spikes.isnan()
         shown, heldout = mask_missing(spikes, ~batch.heldout), mask_missing(spikes, batch.heldout)
+        # counts are rescaled for the encoder, as in coordinated dropout; the posterior needs counts as they are
         amortised, amortised_heldout = self(torch.cat((spikes, rescale(shown, spikes)))).log_rates.chunk(2)
         inferred, inferred_heldout = amortised, amortised_heldout
         if len(self.reference):
@@ -243,7 +244,7 @@ class SequentialAutoencoder(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["library"] = self.reference
+        checkpoint["library"] = self.reference  # the key of the first checkpoints
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.reference = checkpoint.get("library", self.reference).to(self.device, self.dtype)

@@ -33,7 +33,7 @@ class Evaluation:
     score: Score
     example: Example
     is_demonstration: bool  # the data are lorenz_data.h5
-    r2: np.ndarray | None = None  # (time, neurons) 1 - mean squared error / variance of the neuron
+    r2_of_entries: np.ndarray | None = None  # (time, neurons) 1 - mean squared error / variance of the neuron
     true_latents: np.ndarray | None = None  # (trials, time, 3) those of the simulation
     latents: np.ndarray | None = None  # (trials, time, 3) those of the model, after a linear map to the true ones
     condition: np.ndarray | None = None  # (trials,) labels
@@ -46,7 +46,7 @@ def evaluate(checkpoint: Path, data_path: str | None) -> Evaluation:
     inferred = infer_arrays(model, valid.spikes)
     shown, true = len(valid.spikes) // 2, None if valid.rates is None else valid.rates.numpy()
     example = Example(
-        bandwidth=data.hparams.bandwidth or data.n_neurons,
+        bandwidth=data.n_observed,
         spikes=valid.spikes[shown].numpy(),
         rates=None if true is None else true[shown],
         inferred=inferred["rates"][shown],
@@ -58,7 +58,7 @@ def evaluate(checkpoint: Path, data_path: str | None) -> Evaluation:
     if true is not None:
         variance = true.var((0, 1))
         error = ((inferred["rates"] - true) ** 2).mean(0)
-        result.r2 = 1 - error / np.where(variance > 0, variance, np.nan)
+        result.r2_of_entries = 1 - error / np.where(variance > 0, variance, np.nan)
     true_latents = read_latents(data.hparams.path, MAX_SHOWN_TRIALS)
     if true_latents is not None:
         to_true = fit_linear_map(infer_arrays(model, train.spikes)["latents"], true_latents["train"])
@@ -110,9 +110,8 @@ def draw_curve(averaged: list[tuple[Score, Score]], with_reference: bool) -> tup
 def draw_all(evaluations: list[Evaluation], averaged: list[tuple[Score, Score]], out: Path) -> None:
     """Save the figures. Those of true rates or true latents are left out if these are not known."""
     by_bandwidth = {evaluation.score.bandwidth: evaluation for evaluation in reversed(evaluations)}
-    shown = [
-        by_bandwidth[mean.bandwidth] for mean, _ in averaged
-    ]  # the first seed of each, the largest bandwidth first
+    # the first seed of each bandwidth, the largest bandwidth first
+    shown = [by_bandwidth[mean.bandwidth] for mean, _ in averaged]
     examples = [evaluation.example for evaluation in shown]
     n_neurons = examples[0].spikes.shape[1]
     few_observed = min(examples, key=lambda example: abs(example.bandwidth - n_neurons / 6))
@@ -120,8 +119,8 @@ def draw_all(evaluations: list[Evaluation], averaged: list[tuple[Score, Score]],
     titles = [f"{example.bandwidth} of {n_neurons}" for example in examples]
     save(plot_examples(examples, titles), "example_trials", out)
     save(plot_method(few_observed), "method", out)
-    if all(evaluation.r2 is not None for evaluation in shown):
-        r2 = {evaluation.score.bandwidth: evaluation.r2 for evaluation in shown}
+    if all(evaluation.r2_of_entries is not None for evaluation in shown):
+        r2 = {evaluation.score.bandwidth: evaluation.r2_of_entries for evaluation in shown}
         save(plot_neurons_and_bins(r2, few_observed.bin_width), "neurons_and_bins", out)
         save_animation(animate_bandwidth(examples, [mean.r2 for mean, _ in averaged]), "fewer_neurons", out)
     if all(evaluation.latents is not None for evaluation in shown):

@@ -32,8 +32,7 @@ def build(
 ) -> tuple[SpikeDataModule, SequentialAutoencoder, pl.Trainer]:
     """Make data, model and trainer of one bandwidth from its options. The arguments are those of `train_level`."""
     pl.seed_everything(config.seed_everything, workers=True, verbose=False)
-    config_with_objects = options.make_parser().instantiate(config)  # options that name classes become objects
-    given = config_with_objects.trainer
+    given = options.make_parser().instantiate(config).trainer  # options that name classes become objects
     data = SpikeDataModule(**config.data, seed=config.seed_everything)
     model = SequentialAutoencoder(data.n_neurons, data.bin_width, **config.model)
     ours = {
@@ -46,13 +45,21 @@ def build(
             SeedEachStep(config.seed_everything),
             StopIfNotFinite(),
             Timer(given.max_time),
-            terminal.ReportProgress(data.hparams.bandwidth, report),
+            terminal.ReportProgress(data.n_observed, report),
             TensorBoardPages(folder, config),
             *options.as_list(given.callbacks),
-            ValidateAtTheEnd(),
+            ValidateAtTheEnd(),  # after the callbacks that may stop the training
         ],
     }
     return data, model, pl.Trainer(**given.as_dict() | ours)
+
+
+def check_by_building(config: Namespace) -> None:
+    """Build once, for nothing, so that a wrong option is reported before a folder is made."""
+    try:
+        build(config, LOGS / "unused" / "unused")
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise InputError(f"an option has a wrong value: {error}") from None
 
 
 def train_level(
@@ -88,9 +95,8 @@ def train_level(
         validated = trainer.validate(model, data, ckpt_path=best, weights_only=True, verbose=False)[0]
         scores = {name: validated.get(f"valid/{name}", float("nan")) for name in SCORES}
         log_result(logger, folder, config, scores)
-    bandwidth = data.hparams.bandwidth
-    dropped = 1 - bandwidth / data.n_neurons
-    return {"bandwidth": bandwidth, "fraction_dropped": dropped, **scores, "epochs": n_epochs, "seconds": seconds}
+    data_row = {"bandwidth": data.n_observed, "fraction_dropped": data.fraction_dropped}
+    return data_row | scores | {"epochs": n_epochs, "seconds": seconds}
 
 
 def train_run(config: Namespace, bandwidths: list[int], run_dir: Path) -> None:
@@ -98,25 +104,26 @@ def train_run(config: Namespace, bandwidths: list[int], run_dir: Path) -> None:
     start = time.perf_counter()
     results = runs.read_results(run_dir)
     left = [bandwidth for bandwidth in bandwidths if bandwidth not in results]
-    say = terminal.ignore if config.quiet or not runs.is_main_process() else print
+    quiet = config.quiet or not runs.is_main_process()
+    say = terminal.ignore if quiet else print
     say(f"Training {len(left)} bandwidth{'s' * (len(left) > 1)} ({', '.join(map(str, left))}) in {run_dir}")
     n_jobs = 1 if options.is_distributed(config) else min(config.jobs, len(left))
-    levels = {
+    trainings = {
         bandwidth: (options.config_of(config, bandwidth), run_dir / bandwidth_folder(bandwidth), gpu)
         for bandwidth, gpu in zip(left, options.choose_gpus(config, len(left)), strict=True)
     }
-    with terminal.progress_display(left, config.quiet or not runs.is_main_process()) as show:
-        trained = train_all(train_level, levels, n_jobs, show)
+    with terminal.progress_display(left, quiet) as show:
+        trained = train_all(train_level, trainings, n_jobs, show)
     if not runs.is_main_process():
         return
-    results |= {bandwidth: scores for bandwidth, scores in trained.items() if not isinstance(scores, FailedWork)}
+    failed = {bandwidth: error for bandwidth, error in trained.items() if isinstance(error, FailedWork)}
+    results |= {bandwidth: scores for bandwidth, scores in trained.items() if bandwidth not in failed}
     if results:
         rows = [results[bandwidth] for bandwidth in bandwidths if bandwidth in results]
         write_table(run_dir / "results.csv", rows)
         terminal.print_table(rows)
     say(f"\nIt took {terminal.clock(time.perf_counter() - start)}. The runs are in {run_dir}.")
     say(f"Look at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}")
-    failed = {bandwidth: error for bandwidth, error in trained.items() if isinstance(error, FailedWork)}
     if failed:
         raise FailedWork("; ".join(f"bandwidth {bandwidth} stopped: {error}" for bandwidth, error in failed.items()))
 
@@ -131,10 +138,7 @@ def main() -> None:
     options.check_options(config)
     bandwidths = options.choose_bandwidths(config)
     if run_dir is None:
-        try:
-            build(options.config_of(config, bandwidths[0]), LOGS / "none" / "none")
-        except (MisconfigurationException, ValueError, TypeError) as error:
-            raise InputError(f"an option has a wrong value: {error}") from None
+        check_by_building(options.config_of(config, bandwidths[0]))
         run_dir = runs.make_run_dir(config.name)
         runs.save_config(config, run_dir)
     elif set(bandwidths) <= set(runs.read_results(run_dir)):

@@ -63,10 +63,9 @@ def validate(model: SequentialAutoencoder, data: SpikeDataModule) -> dict[str, f
 def score(checkpoint: Path, model: SequentialAutoencoder, data: SpikeDataModule) -> Score:
     """Score a model and the baselines on the same validation trials."""
     scores = validate(model, data)
-    bandwidth = data.hparams.bandwidth or data.n_neurons
     return Score(
-        bandwidth=bandwidth,
-        fraction_dropped=1 - bandwidth / data.n_neurons,
+        bandwidth=data.n_observed,
+        fraction_dropped=data.fraction_dropped,
         **{name: scores.get(name, np.nan) for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised", "bps")},
         r2_ideal=r2_of_ideal_observer(data),
         r2_smoothed=r2_of_smoothing(data),

@@ -12,9 +12,10 @@ import jsonargparse
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from command_line import FailedWork, markdown_table, read_table, run, writable_folder, write_table
+from command_line import FailedWork, markdown_table, run, writable_folder, write_table
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from experiments.learning_curves import draw
+from training.runs import read_results
 
 RECIPES = {
     "public demo's recipe": ["--config", "configs/published.yaml", "--trainer.max_epochs", "200"],  # not all its 1000
@@ -33,12 +34,6 @@ def read_history(run_name: str, bandwidth: int) -> list[dict[str, float]]:
         for row, event in zip(epochs, events.Scalars(f"valid/{score}"), strict=True):
             row[score] = event.value
     return epochs
-
-
-def read_results(run_name: str) -> dict[int, dict[str, float]]:
-    """Return the scores of the best checkpoint of each bandwidth."""
-    rows = read_table(LOGS / run_name / "results.csv")
-    return {int(row["bandwidth"]): {score: float(row[score]) for score in COMPARED} for row in rows}
 
 
 def results_table(results: dict[str, list[dict[int, dict[str, float]]]]) -> str:
@@ -83,7 +78,7 @@ def main() -> None:
             print(f"\n{recipe}, seed {seed}: python train.py {' '.join(words)}", flush=True)
             if subprocess.run([sys.executable, "train.py", *words]).returncode:
                 raise FailedWork(f"the training of {name} failed")
-            results.setdefault(recipe, []).append(read_results(name))
+            results.setdefault(recipe, []).append(read_results(LOGS / name))
             for bandwidth in options.bandwidths:
                 rows += [{"recipe": recipe, "seed": seed, **epoch} for epoch in read_history(name, bandwidth)]
     write_table(out / "ablation.csv", rows)

@@ -24,9 +24,9 @@ def coordinated_dropout(spikes: Tensor, fraction: float) -> tuple[Tensor, Tensor
     return rescale(mask_missing(spikes, 1 - hidden), spikes), mask_missing(spikes, hidden)
 
 
-def mask_missing(spikes: Tensor, observed: Tensor) -> Tensor:
-    """Return spikes (B, T, N) with NaN wherever `observed` (B, T, N; bool, or 1 and 0) is False."""
-    return spikes * observed / observed  # 0 / 0 is NaN; faster than masked_fill
+def mask_missing(spikes: Tensor, kept: Tensor) -> Tensor:
+    """Return spikes (B, T, N) with NaN wherever `kept` (B, T, N; bool, or 1 and 0) is False."""
+    return spikes * kept / kept  # 0 / 0 is NaN; faster than masked_fill
 
 
 def rescale(shown: Tensor, spikes: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class StoredArray:
     """An array in a file. Indexing reads the chosen trials from the file."""
 
     def __init__(self, path: str | Path, key: str, shape: tuple[int, ...]) -> None:
-        self.path, self.key, self.shape, self.ndim = str(path), key, shape, len(shape)
+        self.path, self.key, self.shape = str(path), key, shape
         self.dataset = None
 
     def __len__(self) -> int:

@@ -11,17 +11,18 @@ from concurrent.futures.process import BrokenProcessPool
 from command_line import FailedWork
 
 Scores = dict[str, float]
+report_to_main: Callable | None = None  # in a worker process: sends a report to the main process
 
 
 def train_all(
-    train_level: Callable[..., Scores], levels: dict[int, tuple], n_jobs: int, show: Callable
+    train_level: Callable[..., Scores], trainings: dict[int, tuple], n_jobs: int, show: Callable
 ) -> dict[int, Scores | FailedWork]:
     """Train each bandwidth.
 
     Args:
         train_level: Function that trains one bandwidth and returns its scores. Its last argument is called with reports of
             its progress.
-        levels: For each bandwidth: the other arguments of `train_level`.
+        trainings: For each bandwidth: the other arguments of `train_level`.
         n_jobs: Number of bandwidths to train at a time. 1: one after the other, in this process.
         show: Function that shows a report.
 
@@ -29,13 +30,13 @@ def train_all(
         For each bandwidth its scores, or the error if its training failed. The others go on.
     """
     if n_jobs == 1:
-        return {bandwidth: scores_or_failure(train_level, *args, show) for bandwidth, args in levels.items()}
+        return {bandwidth: scores_or_failure(train_level, *args, show) for bandwidth, args in trainings.items()}
     context = multiprocessing.get_context("spawn")
     reports = context.SimpleQueue()
     with ProcessPoolExecutor(n_jobs, context, start_worker, (reports,)) as pool:
         try:
             futures = {
-                bandwidth: pool.submit(train_in_worker, train_level, *args) for bandwidth, args in levels.items()
+                bandwidth: pool.submit(train_in_worker, train_level, *args) for bandwidth, args in trainings.items()
             }
             for future in futures.values():
                 future.add_done_callback(lambda _: reports.put(None))
@@ -65,7 +66,8 @@ def scores_or_failure(train: Callable[..., Scores], *args: object) -> Scores | F
 def start_worker(reports: multiprocessing.SimpleQueue) -> None:
     """Prepare a worker process: it ignores Ctrl-C, and it ends when the main process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    train_in_worker.report = reports.put
+    global report_to_main
+    report_to_main = reports.put
     threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
@@ -77,4 +79,4 @@ def exit_with_parent() -> None:
 
 def train_in_worker(train_level: Callable[..., Scores], *args: object) -> Scores:
     """Train one bandwidth in a worker process, with reports to the main process."""
-    return train_level(*args, train_in_worker.report)
+    return train_level(*args, report_to_main)

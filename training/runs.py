@@ -14,9 +14,8 @@ from command_line import InputError, atomic_write, read_table, writable_folder
 from evaluation.checkpoints import LOGS
 from training.options import make_parser
 
-RUN_DIR = (
-    "SBTT_RUN_DIR"  # environment variable: tells the other processes of a distributed training the folder of the run
-)
+# environment variable that tells the other processes of a distributed training the folder of the run
+RUN_DIR_VARIABLE = "SBTT_RUN_DIR"
 
 
 def is_main_process() -> bool:
@@ -35,15 +34,15 @@ def make_run_dir(name: str | None) -> Path:
     if name is not None and Path(name).name != name:
         raise InputError(f"--name {name}: expected the name of a folder, without a path")
     if not is_main_process():
-        if name is None and RUN_DIR not in os.environ:
+        if name is None and RUN_DIR_VARIABLE not in os.environ:
             raise InputError("--name: expected a name for the run, because a launcher starts the processes")
-        return Path(os.environ.get(RUN_DIR, LOGS / str(name)))
+        return Path(os.environ.get(RUN_DIR_VARIABLE, LOGS / str(name)))
     logs = writable_folder(LOGS, "the log folder")
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for candidate in [name] if name is not None else [stamp, *(f"{stamp}-{number}" for number in range(2, 100))]:
         with contextlib.suppress(FileExistsError):
             (logs / candidate).mkdir()
-            os.environ[RUN_DIR] = str(logs / candidate)
+            os.environ[RUN_DIR_VARIABLE] = str(logs / candidate)
             return logs / candidate
     raise InputError(f"--name {name or stamp}: {logs / (name or stamp)} exists; expected the name of a new run")
 

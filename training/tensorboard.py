@@ -12,13 +12,14 @@ from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_only
 
 from command_line import markdown_table
 from evaluation.inference import infer_arrays
 from plotting.latents import plot_against_truth, plot_latents
 from plotting.style import STYLE
 from plotting.trials import Example, plot_examples
+from training.runs import is_main_process
+from training.terminal import total_epochs
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 N_EXAMPLES, N_TRIALS = 3, 100  # validation trials shown one by one, and in the other figures
@@ -51,9 +52,7 @@ def hyperparameters(config: Namespace) -> dict[str, str | int | float | bool]:
     TensorBoard shows the first five in alphabetical order, so the others are named `setting/...`.
     """
     own = {"bandwidth": config.data.bandwidth, "recipe": recipe_name(config), "seed": config.seed_everything}
-    from_data = {"n_neurons", "bin_width"}
-    settings = {name: value for name, value in config.model.as_dict().items() if name not in from_data}
-    settings |= {"max_epochs": config.trainer.max_epochs, "batch_size": config.data.batch_size}
+    settings = config.model.as_dict() | {"max_epochs": config.trainer.max_epochs, "batch_size": config.data.batch_size}
     return own | {f"setting/{name}": value for name, value in settings.items()}
 
 
@@ -82,7 +81,7 @@ def log_result(logger: object, folder: Path, config: Namespace, scores: dict[str
 
     Nothing is written in the other processes of a distributed training, or if the training had another kind of logger.
     """
-    if rank_zero_only.rank > 0 or not isinstance(logger, TensorBoardLogger):
+    if not is_main_process() or not isinstance(logger, TensorBoardLogger):
         return
     chosen = ("r2", "r2_unobserved", "r2_amortised", "bps", "heldout_nll")
     result = {f"best/{name}": scores[name] for name in chosen if not math.isnan(scores[name])}
@@ -127,7 +126,8 @@ def has_pages(trainer: pl.Trainer) -> bool:
 
 def halves(epoch: int, trainer: pl.Trainer) -> int:
     """Return how many halves of the training have passed after `epoch` epochs; 0 for a training without end."""
-    return 2 * epoch // trainer.max_epochs if (trainer.max_epochs or -1) > 0 else 0
+    n_epochs = total_epochs(trainer)
+    return 0 if n_epochs is None else 2 * epoch // n_epochs
 
 
 def draw_inference(model: pl.LightningModule, data: pl.LightningDataModule) -> dict[str, Figure]:
@@ -136,10 +136,9 @@ def draw_inference(model: pl.LightningModule, data: pl.LightningDataModule) -> d
     inferred = infer_arrays(model, trials.spikes)
     rates, latents = inferred["rates"], inferred["latents"]
     spikes, true = trials.spikes.numpy(), None if trials.rates is None else trials.rates.numpy()
-    bandwidth = data.hparams.bandwidth or data.n_neurons
     chosen = np.linspace(0, len(spikes) - 1, min(N_EXAMPLES, len(spikes))).astype(int)
     examples = [
-        Example(bandwidth, spikes[trial], None if true is None else true[trial], rates[trial], data.bin_width)
+        Example(data.n_observed, spikes[trial], None if true is None else true[trial], rates[trial], data.bin_width)
         for trial in chosen
     ]
     condition = data.trials["valid"].condition

@@ -29,6 +29,11 @@ def ignore(_: object) -> None:
     """Show nothing."""
 
 
+def total_epochs(trainer: pl.Trainer) -> int | None:
+    """Return the number of epochs of a training; None if it is not limited by epochs."""
+    return trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
+
+
 class ReportProgress(Callback):
     """Report the progress at the start of a training and after each epoch."""
 
@@ -52,8 +57,7 @@ class ReportProgress(Callback):
 
     def send(self, trainer: pl.Trainer, epoch: int, n_epochs: int | None = None) -> None:
         if trainer.is_global_zero:
-            n_epochs = n_epochs or (trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None)
-            self.report(Report(self.bandwidth, epoch, n_epochs, self.score, self.is_validated))
+            self.report(Report(self.bandwidth, epoch, n_epochs or total_epochs(trainer), self.score, self.is_validated))
         self.is_validated = False
 
 
