@@ -148,7 +148,8 @@ def main() -> None:
         try:
             train_run(config, bandwidths, run_dir)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; go on with: python train.py --resume {run_dir}") from None
+            if runs.is_main_process():
+                raise KeyboardInterrupt(f"interrupted; go on with: python train.py --resume {run_dir}") from None
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def plot_r2(
     if seeds is not None:
         of_seeds, mean, band = seeds
         axes.fill_between(of_seeds, mean - band, mean + band, color=BLUE, alpha=0.25, lw=0, label="± SD of 3 seeds")
-    axes.plot(dropped, scores["r2_ideal"], "--", color=GREY, label="ideal observer")
+    axes.plot(dropped, scores["r2_ideal"], "--" if len(dropped) > 1 else "_", color=GREY, label="ideal observer")
     axes.plot(dropped, scores["r2"], "o-", color=BLUE, label="this repo", ms=4)
     axes.errorbar(dropped, scores["r2"], sd, fmt="none", color=BLUE, capsize=2)
     axes.plot(dropped, scores["r2_amortised"], "^-", color=SKY, label="encoder alone", ms=4, lw=1)
