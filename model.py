@@ -132,6 +132,7 @@ class SequentialAutoencoder(pl.LightningModule):
         # (trials, H) initial conditions of training trials; not in the state dict, but saved by `on_save_checkpoint`
         self.register_buffer("reference", torch.empty(0, hidden_size), persistent=False)
         self.scores = nn.ModuleDict(
+            # a NaN loss counts as infinite
             {name: MeanMetric(nan_strategy=math.inf) for name in ("nll", "heldout_nll", "heldout_nll_amortised")}
             | {name: R2(n_neurons) for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised")}
             | {"bps": BitsPerSpike(n_neurons)}
@@ -169,7 +170,7 @@ class SequentialAutoencoder(pl.LightningModule):
         return n_epochs > 0 and self.current_epoch >= (1 - self.hparams.sharing) * n_epochs
 
     def on_train_batch_start(self, batch: NamedTuple, batch_index: int) -> None:
-        self.reference = self.reference[:0]  # it was made with the weights before this step
+        self.reference = self.reference.new_empty(0, self.hparams.hidden_size)  # it was made with earlier weights
         if self.global_step == 0 and self.hparams.start_at_mean_rates:
             self.readout.bias.data = log_mean_counts(self.gather(batch.spikes)).to(self.dtype)
 
@@ -235,9 +236,8 @@ class SequentialAutoencoder(pl.LightningModule):
         self.log("step", float(self.current_epoch + 1))
 
     def configure_optimizers(self) -> dict:
-        optimizer_class = OPTIMIZERS[self.hparams.optimizer]
-        rate = self.hparams.learning_rate
-        optimizer = optimizer_class(self.parameters(), lr=rate, weight_decay=self.hparams.weight_decay)
+        options = {"lr": self.hparams.learning_rate, "weight_decay": self.hparams.weight_decay}
+        optimizer = OPTIMIZERS[self.hparams.optimizer](self.parameters(), **options)
         if self.hparams.schedule == "constant":
             return {"optimizer": optimizer}
         schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, self.trainer.estimated_stepping_batches, power=1.5)

@@ -28,16 +28,21 @@ def find_checkpoints(paths: list[str]) -> list[Path]:
         if not path.exists():
             raise InputError(f"{path}: no such run or checkpoint; expected one that train.py made")
         checkpoints = [path] if path.is_file() else sorted({*path.glob("best.ckpt"), *path.glob("*/best.ckpt")})
-        checkpoints = leave_out_failed(path, checkpoints)
+        checkpoints = leave_out_unfinished(path, checkpoints)
         if not checkpoints:
             raise InputError(f"{path}: holds no best.ckpt; expected a run folder of train.py")
         found += checkpoints
     return found
 
 
-def leave_out_failed(run_dir: Path, checkpoints: list[Path]) -> list[Path]:
-    """Leave out, with a message, the bandwidths without a row in the results.csv of a run: their training failed."""
+def leave_out_unfinished(run_dir: Path, checkpoints: list[Path]) -> list[Path]:
+    """Leave out, with a message, the bandwidths without a row in the results.csv of a run: their training failed.
+
+    A run without results.csv keeps all its checkpoints, with a message: it goes on, or it was stopped, or it failed.
+    """
     if not (run_dir / "results.csv").is_file():
+        if any(checkpoint.parent.parent == run_dir for checkpoint in checkpoints):
+            print(f"{run_dir}: was not trained to its end (no results.csv); these are its best checkpoints so far")
         return checkpoints
     trained = {bandwidth_folder(int(row["bandwidth"])) for row in read_table(run_dir / "results.csv")}
     for checkpoint in checkpoints:

@@ -81,6 +81,14 @@ def test_the_newest_complete_run_is_found_else_pretrained(monkeypatch, tmp_path,
         find_checkpoints([str(tmp_path)])
 
 
+def test_a_run_that_was_not_trained_to_its_end_is_said_to_be_so(capsys, tmp_path, sweep):
+    shutil.copytree(sweep[0], tmp_path / "unfinished", ignore=lambda *_: ["results.csv"])
+    assert len(find_checkpoints([str(tmp_path / "unfinished")])) == 2
+    assert "unfinished: was not trained to its end" in capsys.readouterr().out
+    find_checkpoints([str(sweep[0]), str(tmp_path / "unfinished" / "bandwidth_02")])
+    assert capsys.readouterr().out == ""
+
+
 def test_more_validation_trials_than_figures_show(call, monkeypatch, tmp_path, sweep, small_lorenz):
     monkeypatch.setattr("plot_results.MAX_SHOWN_TRIALS", 10)  # of 24
     done = call(tmp_path, "plot_results.py", str(sweep[0]), "--out", "figures")

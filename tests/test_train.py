@@ -162,6 +162,7 @@ def test_the_last_epoch_is_always_validated(call, tmp_path, small_lorenz, flags,
     words = ["--data.path", small_lorenz, "--bandwidths", "3", "--name", "run", *SMALL, *flags]
     done = call(tmp_path, "train.py", *words)
     assert done.status == 0, done.errors
+    assert "nan" not in done.output
     folder = tmp_path / "lightning_logs" / "run"
     assert history(folder / "bandwidth_03", "valid/r2") == validated
     with open(folder / "results.csv") as file:
@@ -223,6 +224,7 @@ def test_a_checkpoint_between_two_validations_has_no_outdated_initial_conditions
             time.sleep(0.1)
         process.kill()
     assert len(load_checkpoint(last)[0].reference) == 0
+    assert torch.load(last, weights_only=True)["library"].untyped_storage().nbytes() == 0, "what was outdated is saved"
     done = call(tmp_path, "infer.py", str(last), small_lorenz, "--out", "rates.h5")
     assert "the encoder alone infers" in done.output
 

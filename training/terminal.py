@@ -44,6 +44,8 @@ class ReportProgress(Callback):
         self.send(trainer, trainer.current_epoch)
 
     def on_validation_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
         scores = trainer.callback_metrics
         name = "r2" if "valid/r2" in scores else "bps"  # without true rates there is no R²
         value = float(scores.get(f"valid/{name}", math.nan))
