@@ -13,18 +13,25 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from command_line import InputError
+from modules.coordinated_dropout import mask_missing
 from recordings.checks import check_counts, check_rates
 from recordings.hdf5 import SPLITS, StoredArray, Trials, read_file
 
 VALID_BATCH_SIZE = 512  # trials; does not change the scores
+MAX_DEVELOPMENT_TRIALS = 300  # training trials with held-out entries
 
 
 class Batch(NamedTuple):
     """A batch of B trials: spikes for the model, the rest for validation."""
 
     spikes: Tensor  # (B, T, N) counts per bin, NaN = not observed
-    heldout: Tensor  # (B, T, N) bool, observed entries that validation hides from the model; all False in training
+    heldout: Tensor  # (B, T, N) bool, observed entries that are hidden from the model, to score it on
     rates: Tensor | None  # (B, T, N) true rates in spikes/s, where known; for metrics only
+
+    @property
+    def shown(self) -> Tensor:
+        """The spikes (B, T, N) without those that are held out."""
+        return mask_missing(self.spikes, ~self.heldout)
 
 
 def sample_mask(recorded: np.ndarray, bandwidth: int, rng: np.random.Generator) -> np.ndarray:
@@ -45,11 +52,36 @@ def sample_mask(recorded: np.ndarray, bandwidth: int, rng: np.random.Generator) 
     return chosen & recorded
 
 
+class Masks(NamedTuple):
+    """The random choices for the trials of a split: which counts are observed, and which of these are held out.
+
+    Each trial has random numbers of its own, so it has the same masks in whatever order trials are read.
+    """
+
+    seeds: list[int]
+    bandwidth: int | None  # None: all recorded neurons are observed
+    heldout_fraction: float  # of the observed entries of a trial
+    stride: int | None  # held-out entries are in each trial (1), in each stride-th trial, or in none (None)
+
+    def apply(self, spikes: np.ndarray, trial: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the spikes (T, N) of a trial with NaN where they are not observed, and which entries are held out."""
+        rng = np.random.default_rng([*self.seeds, trial])
+        observed = ~np.isnan(spikes)
+        if self.bandwidth is not None:
+            observed = sample_mask(observed, self.bandwidth, rng)
+            spikes = np.where(observed, spikes, np.float32(np.nan))
+        if self.stride is None or trial % self.stride:
+            return spikes, np.zeros_like(observed)
+        return spikes, observed & (rng.random(spikes.shape, dtype=np.float32) < self.heldout_fraction)
+
+
 class TrialDataset(Dataset):
     """Trials in memory, indexed a batch at a time."""
 
-    def __init__(self, trials: Batch) -> None:
-        self.trials = trials
+    def __init__(self, trials: Trials, masks: Masks) -> None:
+        masked = [masks.apply(spikes, trial) for trial, spikes in enumerate(trials.spikes)]
+        spikes, heldout = (torch.from_numpy(np.stack(part)) for part in zip(*masked, strict=True))
+        self.trials = Batch(spikes, heldout, None if trials.rates is None else torch.from_numpy(trials.rates))
 
     def __len__(self) -> int:
         return len(self.trials.spikes)
@@ -63,9 +95,8 @@ class TrialDataset(Dataset):
 class StreamedTrialDataset(Dataset):
     """Trials on disk, read and masked a batch at a time, with the same masks as in memory."""
 
-    def __init__(self, stored: Trials, seeds: list[int], bandwidth: int | None, heldout_fraction: float) -> None:
-        self.stored, self.seeds = stored, seeds
-        self.bandwidth, self.heldout_fraction = bandwidth, heldout_fraction
+    def __init__(self, stored: Trials, masks: Masks) -> None:
+        self.stored, self.masks = stored, masks
 
     def __len__(self) -> int:
         return len(self.stored.spikes)
@@ -74,35 +105,13 @@ class StreamedTrialDataset(Dataset):
         rows = np.atleast_1d(np.arange(len(self))[index])
         spikes, rates = self.stored.spikes, self.stored.rates
         counts = check_counts(spikes[rows], spikes.path, spikes.key)
-        batch = [self._masked(trial, row) for trial, row in zip(counts, rows, strict=True)]
-        fields = [np.stack(field) for field in zip(*batch, strict=True)]
+        masked = [self.masks.apply(trial, row) for trial, row in zip(counts, rows.tolist(), strict=True)]
+        fields = [np.stack(field) for field in zip(*masked, strict=True)]
         fields += [None if rates is None else check_rates(rates[rows], rates.path, rates.key)]
         fields = [None if field is None else torch.from_numpy(field) for field in fields]
         return Batch(*(field[0] if isinstance(index, int) and field is not None else field for field in fields))
 
     __getitems__ = __getitem__
-
-    def _masked(self, spikes: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the observed spikes (T, N) of a trial, and which of them are held out.
-
-        The random numbers are those that SpikeDataModule draws for trials in memory.
-        """
-        # random numbers that the masks of the earlier trials, and of all trials, take
-        n_draws = spikes.size * np.array([row, len(self)])
-        if self.bandwidth is not None:
-            rng = self._rng_after(n_draws[0] // 2)  # two numbers in single precision from each draw
-            rng.random(n_draws[0] % 2, dtype=np.float32)
-            observed = sample_mask(~np.isnan(spikes), self.bandwidth, rng)
-            spikes = np.where(observed, spikes, np.float32(np.nan))
-        heldout = np.zeros(spikes.shape, dtype=bool)
-        if self.heldout_fraction > 0:
-            n_for_masks = -(-n_draws[1] // 2) if self.bandwidth is not None else 0
-            rng = self._rng_after(n_for_masks + n_draws[0])
-            heldout = ~np.isnan(spikes) & (rng.random(spikes.shape) < self.heldout_fraction)
-        return spikes, heldout
-
-    def _rng_after(self, n_draws: int) -> np.random.Generator:
-        return np.random.Generator(np.random.PCG64(self.seeds).advance(int(n_draws)))
 
 
 def mix_seeds(*numbers: int) -> int:
@@ -136,8 +145,11 @@ class SpikeDataModule(pl.LightningDataModule):
     Args:
         path: HDF5 file with spike counts; README.md lists its keys.
         bandwidth: Number of neurons observed at each time step. None: all recorded neurons.
-        batch_size: Trials in a training batch.
-        heldout_fraction: Fraction of the observed validation entries hidden from the model, to select checkpoints on.
+        batch_size: Trials in a training batch. None: a twelfth of the training trials, at least 16, at most 128.
+        heldout_fraction: Fraction of the observed entries of a trial that are held out, to score models on: in all
+            validation trials and in some training trials.
+        development_fraction: Fraction of the training trials with held-out entries, from which the refinement finds out what
+            suits the data (at most 300 trials; 0: none).
         bin_width: Width of a time bin (s). None: the file's attribute. If the file's rates are per ms: the width in ms.
         seed: Seed of the masks and of the order of the trials.
         num_workers: Processes that load batches. 0: the training process does, which is faster for data in memory.
@@ -150,8 +162,9 @@ class SpikeDataModule(pl.LightningDataModule):
         self,
         path: str = "lorenz_data.h5",
         bandwidth: int | None = None,
-        batch_size: int = 208,
+        batch_size: int | None = None,
         heldout_fraction: float = 0.2,
+        development_fraction: float = 0.25,
         bin_width: float | None = None,
         seed: int = 0,
         num_workers: int = 0,
@@ -162,13 +175,20 @@ class SpikeDataModule(pl.LightningDataModule):
         self.n_neurons = self.trials["train"].spikes.shape[-1]
         if bandwidth is not None and not 1 <= bandwidth <= self.n_neurons:
             raise InputError(f"bandwidth {bandwidth}: expected 1 to {self.n_neurons}, the number of neurons in {path}")
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise InputError(f"--data.batch_size {batch_size}: expected at least 1")
         if num_workers < 0:
             raise InputError(f"--data.num_workers {num_workers}: expected at least 0")
         if not 0 < heldout_fraction < 1:
             raise InputError(f"--data.heldout_fraction {heldout_fraction}: expected a fraction between 0 and 1")
+        if not 0 <= development_fraction <= 1:
+            raise InputError(f"--data.development_fraction {development_fraction}: expected a fraction from 0 to 1")
         self.save_hyperparameters()
+
+    @property
+    def batch_size(self) -> int:
+        """Trials in a training batch. Small recordings need small batches, to learn from each trial often enough."""
+        return self.hparams.batch_size or min(max(len(self.trials["train"].spikes) // 12, 16), 128)
 
     @property
     def n_observed(self) -> int:
@@ -185,20 +205,18 @@ class SpikeDataModule(pl.LightningDataModule):
         self.datasets = {split: self._dataset(split) for split in SPLITS}
 
     def _dataset(self, split: str) -> Dataset:
-        seeds, bandwidth = [self.hparams.seed, SPLITS.index(split)], self.hparams.bandwidth
-        heldout_fraction = self.hparams.heldout_fraction if split == "valid" else 0.0
-        if isinstance(self.trials[split].spikes, StoredArray):
-            return StreamedTrialDataset(self.trials[split], seeds, bandwidth, heldout_fraction)
-        rng = np.random.default_rng(seeds)
-        spikes, rates, _ = self.trials[split]
-        if bandwidth is not None:
-            spikes = np.where(sample_mask(~np.isnan(spikes), bandwidth, rng), spikes, np.float32(np.nan))
-        heldout = np.zeros(spikes.shape, dtype=bool)
-        if heldout_fraction > 0:
-            heldout = ~np.isnan(spikes) & (rng.random(spikes.shape) < heldout_fraction)
-        return TrialDataset(
-            Batch(*(None if field is None else torch.from_numpy(field) for field in (spikes, heldout, rates)))
-        )
+        options, trials = self.hparams, self.trials[split]
+        stride = 1 if split == "valid" else self._development_stride()
+        masks = Masks([options.seed, SPLITS.index(split)], options.bandwidth, options.heldout_fraction, stride)
+        is_stored = isinstance(trials.spikes, StoredArray)
+        return StreamedTrialDataset(trials, masks) if is_stored else TrialDataset(trials, masks)
+
+    def _development_stride(self) -> int | None:
+        """Return n if each n-th training trial has held-out entries; None if none has."""
+        fraction = self.hparams.development_fraction
+        if fraction == 0:
+            return None
+        return max(round(1 / fraction), -(-len(self.trials["train"].spikes) // MAX_DEVELOPMENT_TRIALS))
 
     def _loader(self, split: str) -> DataLoader:
         dataset, seed = self.datasets[split], self.hparams.seed
@@ -213,7 +231,7 @@ class SpikeDataModule(pl.LightningDataModule):
             sampler = UnrepeatedDistributedSampler(dataset, n_processes, rank, shuffle=False)
         return DataLoader(
             dataset,
-            batch_size=self.hparams.batch_size if split == "train" else VALID_BATCH_SIZE,
+            batch_size=self.batch_size if split == "train" else VALID_BATCH_SIZE,
             sampler=sampler,
             collate_fn=unchanged,
             num_workers=self.hparams.num_workers,

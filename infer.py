@@ -82,8 +82,8 @@ def infer_file(checkpoint: str, file: str, out: str = "rates.h5", bin_width: flo
         raise InputError(
             f"{file}: its bins are {bin_width:g} s wide; expected {model.hparams.bin_width:g}, as in training"
         )
-    if model.hparams.sharing > 0 and len(model.reference) == 0:
-        print(f"{checkpoint} was saved between two validations, without reference trials: the encoder alone infers")
+    if model.hparams.refinement > 0 and model.prior == "encoder":
+        print(f"{checkpoint} has no reference trials: the encoder alone infers")
 
     with atomic_write(out) as temporary, h5py.File(temporary, "w") as target:
         target.attrs.update(

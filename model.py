@@ -19,11 +19,8 @@ from modules.coordinated_dropout import coordinated_dropout, mask_missing, resca
 from modules.gru import GRUDecoder, GRUEncoder
 from modules.initialization import init_orthogonal, log_mean_counts
 from modules.metrics import R2, BitsPerSpike
-from modules.optimizer import MuonAdam
-from modules.posterior import leave_one_out_loss, posterior_means
-
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": MuonAdam}
-MAX_REFERENCE_TRIALS = 2000  # training trials that a trial is compared with
+from modules.optimizer import make_optimizer
+from modules.posterior import explain_trials
 
 
 def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
@@ -69,8 +66,9 @@ class SequentialAutoencoder(pl.LightningModule):
     spikes -> zero-fill -> bidirectional GRU -> final states -> dropout -> linear -> dropout -> initial condition
     -> GRU without input -> linear -> log-rates
 
-    `forward` infers a trial with the encoder alone. `infer` compares the trial with the trajectories of training trials
-    (modules/posterior.py), whose initial conditions are in `reference`.
+    `forward` infers a trial with the encoder alone. `infer` is better: it uses the initial conditions of training trials,
+    in `reference`, as a prior. With a `prior_width` of 0, a trial is explained by the trajectories of training trials; with
+    a larger one, it has an initial condition of its own (modules/posterior.py).
 
     Args:
         n_neurons: Number of neurons; taken from the data.
@@ -79,15 +77,16 @@ class SequentialAutoencoder(pl.LightningModule):
         dropout: Probability of dropping a unit between encoder and decoder.
         coordinated_dropout: Probability of hiding an observed entry from the encoder in training. The loss is then taken on
             the hidden entries alone, which cannot be copied (Keshtkaran & Pandarinath 2019). 0: on all entries.
-        sharing: Fraction of the training, at its end, in which each trial is explained by the trajectories of the other
-            trials in its batch. 0: never, and `infer` equals `forward`; for recordings whose conditions do not repeat.
+        refinement: Epochs in which decoder, readout and the training trials' initial conditions are fitted at the end of
+            the training (training/refinement.py). 0: none, and `infer` equals `forward`.
         start_at_mean_rates: Initialise the readout's bias with the log mean counts of the first batch, so that the training
             starts from each neuron's mean rate instead of one spike per bin.
         orthogonal_start: Initialise with orthogonal recurrent matrices and quick update gates (modules/initialization.py).
-        optimizer: adam (weight decay as an L2 penalty), adamw (decoupled weight decay), or muon (for the matrices, with
-            Adam for the biases).
+        optimizer: adam (weight decay as an L2 penalty), adamw (decoupled weight decay), or muon (for hidden matrices;
+            modules/optimizer.py).
         learning_rate: Learning rate at the start.
-        weight_decay: Weight decay; with muon of the matrices alone. With adam much less is enough (1e-4).
+        weight_decay: Weight decay; with muon of the hidden matrices alone. None: 0.2 for 1248 training trials, in inverse
+            proportion to the square root of their number. With adam much less is enough (1e-4).
         schedule: constant, or polynomial: proportional to (fraction of the training that is left) ^ 1.5.
 
     Raises:
@@ -103,23 +102,24 @@ class SequentialAutoencoder(pl.LightningModule):
         hidden_size: int = 50,
         dropout: float = 0.1,
         coordinated_dropout: float = 0.5,
-        sharing: float = 0.2,
+        refinement: int = 40,
         start_at_mean_rates: bool = True,
         orthogonal_start: bool = True,
         optimizer: Literal["adam", "adamw", "muon"] = "muon",
-        learning_rate: float = 2e-2,
-        weight_decay: float = 0.2,
+        learning_rate: float = 4e-2,
+        weight_decay: float | None = None,
         schedule: Literal["constant", "polynomial"] = "polynomial",
     ) -> None:
         super().__init__()
-        for name, value in {"dropout": dropout, "coordinated_dropout": coordinated_dropout, "sharing": sharing}.items():
+        for name, value in {"dropout": dropout, "coordinated_dropout": coordinated_dropout}.items():
             if not 0 <= value <= 1:
                 raise InputError(f"--model.{name} {value}: expected a fraction from 0 to 1")
         for name, value in {"hidden_size": hidden_size, "learning_rate": learning_rate}.items():
             if not 0 < value < math.inf:
                 raise InputError(f"--model.{name} {value}: expected a number above 0")
-        if not 0 <= weight_decay < math.inf:
-            raise InputError(f"--model.weight_decay {weight_decay}: expected a number of at least 0")
+        for name, value in {"weight_decay": weight_decay or 0.0, "refinement": refinement}.items():
+            if not 0 <= value < math.inf:
+                raise InputError(f"--model.{name} {value}: expected a number of at least 0")
         self.save_hyperparameters()
         self.encoder = GRUEncoder(n_neurons, hidden_size)
         self.ic_linear = nn.Linear(2 * hidden_size, hidden_size)
@@ -131,6 +131,7 @@ class SequentialAutoencoder(pl.LightningModule):
             init_orthogonal(self.decoder, gain=1.5)
         # (trials, H) initial conditions of training trials; not in the state dict, but saved by `on_save_checkpoint`
         self.register_buffer("reference", torch.empty(0, hidden_size), persistent=False)
+        self.prior_width = 0.0
         self.scores = nn.ModuleDict(
             # a NaN loss counts as infinite
             {name: MeanMetric(nan_strategy=math.inf) for name in ("nll", "heldout_nll", "heldout_nll_amortised")}
@@ -154,60 +155,49 @@ class SequentialAutoencoder(pl.LightningModule):
         return Inference(*self.decode(initial_condition, spikes.shape[1]), initial_condition)
 
     def infer(self, spikes: Tensor) -> Inference:
-        """Infer from spikes (B, T, N) as the posterior mean over the reference trajectories; without any, as `forward`."""
+        """Infer from spikes (B, T, N) with the reference trials as a prior; without any, as `forward`."""
         if len(self.reference) == 0:
             return self(spikes)
-        log_rates, latents = self.decode(self.reference, spikes.shape[1])
-        return Inference(*posterior_means(spikes, log_rates, latents, self.reference))
+        return Inference(*explain_trials(self, spikes, self.reference, self.prior_width))
+
+    @property
+    def prior(self) -> str:
+        """What `infer` explains a trial by: the encoder alone, trajectories that trials share, or one of its own."""
+        return "encoder" if len(self.reference) == 0 else "shared" if self.prior_width == 0 else "own"
+
+    @property
+    def n_factors(self) -> int:
+        """Number of factors that the log-rates are a linear function of: the rank of the readout."""
+        return int(torch.linalg.matrix_rank(self.readout.weight.detach().float(), rtol=1e-4))
 
     def rates(self, log_rates: Tensor) -> Tensor:
         """Convert log expected counts per bin to firing rates in spikes/s, of the same shape."""
         return log_rates.exp() / self.hparams.bin_width
 
-    def compares_trials(self) -> bool:
-        """Return whether the training is in its last part, where other trials' trajectories explain each trial."""
-        n_epochs = self.trainer.max_epochs or -1  # -1: without end, so without a last part
-        return n_epochs > 0 and self.current_epoch >= (1 - self.hparams.sharing) * n_epochs
-
     def on_train_batch_start(self, batch: NamedTuple, batch_index: int) -> None:
         self.reference = self.reference.new_empty(0, self.hparams.hidden_size)  # it was made with earlier weights
         if self.global_step == 0 and self.hparams.start_at_mean_rates:
-            self.readout.bias.data = log_mean_counts(self.gather(batch.spikes)).to(self.dtype)
-
-    def gather(self, values: Tensor) -> Tensor:
-        """Return the `values` (B, ...) of all processes, concatenated (processes * B, ...), with gradient."""
-        return self.all_gather(values, sync_grads=True).flatten(0, -values.ndim)
+            spikes = self.all_gather(batch.shown).flatten(0, -3)
+            self.readout.bias.data = log_mean_counts(spikes).to(self.dtype)
 
     def training_step(self, batch: NamedTuple, batch_index: int) -> Tensor:
-        """Return the loss of a step: `sbtt_loss`, or `leave_one_out_loss` in the last part of the training."""
-        if self.compares_trials():
-            target, name = batch.spikes, "train/shared_nll"
-            first_own = self.global_rank * len(target)
-            loss = leave_one_out_loss(self.gather(self(target).log_rates), target, first_own)
-        else:
-            spikes, target = coordinated_dropout(batch.spikes, self.hparams.coordinated_dropout)
-            name, loss = "train/nll", sbtt_loss(self(spikes).log_rates, target)
-        self.log(name, loss, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
+        """Return the loss of a step: that of the counts that coordinated dropout hides from the encoder."""
+        spikes, target = coordinated_dropout(batch.shown, self.hparams.coordinated_dropout)
+        loss = sbtt_loss(self(spikes).log_rates, target)
+        self.log("train/nll", loss, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
         if self.trainer.world_size > 1:  # gradients are averaged over processes: weight them by observed entries
             n_observed = (~target.isnan()).sum().to(loss.dtype)
             loss = loss * n_observed / self.all_gather(n_observed).mean().clamp(min=1e-6)
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the scores. In a training, encode the reference trials (evenly spaced training trials) again."""
         for score in self.scores.values():
             score.reset()
-        if self.hparams.sharing > 0 and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            trials = self.trainer.train_dataloader.dataset
-            chosen = torch.linspace(0, len(trials) - 1, min(len(trials), MAX_REFERENCE_TRIALS)).long()
-            parts = chosen.split(self.trainer.train_dataloader.batch_size)  # as in training: faster, in less memory
-            spikes = (trials[part].spikes.to(self.device, self.dtype) for part in parts)
-            self.reference = torch.cat([self.encode(part) for part in spikes])
 
     def validation_step(self, batch: NamedTuple, batch_index: int) -> None:
         """Score what is inferred from all observed entries, and what is inferred without the held-out ones."""
         spikes, observed = batch.spikes, ~batch.spikes.isnan()
-        shown, heldout = mask_missing(spikes, ~batch.heldout), mask_missing(spikes, batch.heldout)
+        shown, heldout = batch.shown, mask_missing(spikes, batch.heldout)
         # counts are rescaled for the encoder, as in coordinated dropout; the posterior needs counts as they are
         amortised, amortised_heldout = self(torch.cat((spikes, rescale(shown, spikes)))).log_rates.chunk(2)
         inferred, inferred_heldout = amortised, amortised_heldout
@@ -235,16 +225,24 @@ class SequentialAutoencoder(pl.LightningModule):
         self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])
         self.log("step", float(self.current_epoch + 1))
 
+    def weight_decay(self, n_trials: int) -> float:
+        """Return the weight decay for a number of training trials. The fewer there are, the easier they are overfitted."""
+        given = self.hparams.weight_decay
+        return 0.2 * (1248 / n_trials) ** 0.5 if given is None else given
+
     def configure_optimizers(self) -> dict:
-        options = {"lr": self.hparams.learning_rate, "weight_decay": self.hparams.weight_decay}
-        optimizer = OPTIMIZERS[self.hparams.optimizer](self.parameters(), **options)
+        self.trainer.fit_loop.setup_data()  # loads the training trials
+        decay = self.weight_decay(len(self.trainer.train_dataloader.dataset))
+        hidden = [self.encoder, self.ic_linear, self.decoder]
+        optimizer = make_optimizer(self.hparams.optimizer, hidden, self.readout, self.hparams.learning_rate, decay)
         if self.hparams.schedule == "constant":
             return {"optimizer": optimizer}
         schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, self.trainer.estimated_stepping_batches, power=1.5)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["library"] = self.reference  # the key of the first checkpoints
+        checkpoint |= {"reference": self.reference, "prior_width": self.prior_width}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.reference = checkpoint.get("library", self.reference).to(self.device, self.dtype)
+        self.reference = checkpoint.get("reference", self.reference).to(self.device, self.dtype)
+        self.prior_width = checkpoint.get("prior_width", 0.0)

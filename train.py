@@ -20,7 +20,13 @@ from data import SpikeDataModule
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from model import SequentialAutoencoder
 from training import options, runs, terminal
-from training.callbacks import AtomicCheckpointIO, SeedEachStep, StopIfNotFinite, ValidateAtTheEnd, save_best_and_last
+from training.callbacks import (
+    AtomicCheckpointIO,
+    RefineAndValidateAtTheEnd,
+    SeedEachStep,
+    StopIfNotFinite,
+    save_best_and_last,
+)
 from training.parallel import train_all
 from training.tensorboard import TensorBoardPages, log_result, make_logger
 
@@ -39,6 +45,7 @@ def build(
         "logger": make_logger(folder, runs.last_checkpoint(folder)) if given.logger in (None, True) else given.logger,
         "devices": given.devices if gpu is None else [gpu],
         "plugins": [AtomicCheckpointIO(), *options.as_list(given.plugins)],
+        "max_epochs": options.choose_epochs(given, data),
         "enable_progress_bar": False,  # reports are shown instead
         "callbacks": [
             *save_best_and_last(folder, config.monitor),
@@ -48,7 +55,8 @@ def build(
             terminal.ReportProgress(data.n_observed, report),
             TensorBoardPages(folder, config),
             *options.as_list(given.callbacks),
-            ValidateAtTheEnd(),  # after the callbacks that may stop the training
+            # after the callbacks that may stop the training
+            RefineAndValidateAtTheEnd(config.model.refinement, config.seed_everything),
         ],
     }
     return data, model, pl.Trainer(**given.as_dict() | ours)
@@ -96,7 +104,8 @@ def train_level(
         scores = {name: validated.get(f"valid/{name}", float("nan")) for name in SCORES}
         log_result(logger, folder, config, scores)
     data_row = {"bandwidth": data.n_observed, "fraction_dropped": data.fraction_dropped}
-    return data_row | scores | {"epochs": n_epochs, "seconds": seconds}
+    found = {"prior": model.prior, "factors": model.n_factors}
+    return data_row | scores | found | {"epochs": n_epochs, "seconds": seconds}
 
 
 def train_run(config: Namespace, bandwidths: list[int], run_dir: Path) -> None:

@@ -101,7 +101,7 @@ def refuse_oversized(checkpoint: dict, path: str | Path) -> None:
     tensors = [
         *model.state_dict().values(),
         *checkpoint["state_dict"].values(),
-        checkpoint.get("library", model.reference),
+        checkpoint.get("reference", model.reference),
     ]
     largest, size = max(tensor.numel() * tensor.element_size() for tensor in tensors), Path(path).stat().st_size
     if largest > size:

@@ -87,7 +87,7 @@ class Scan(torch.autograd.Function):
         """Return the gradients of the arguments of `forward`, given that of its result. d_x is the gradient of x."""
         inputs, gates, q, states, w_ih, w_hh = ctx.saved_tensors
         _, size, n_trials = q.shape
-        needs_d_inputs = ctx.needs_input_grad[0]
+        needs_d_inputs, needs_d_weights = ctx.needs_input_grad[0], any(ctx.needs_input_grad[2:])
         d_inputs = torch.empty_like(inputs)
         # transposed: adding to them is faster
         d_w_ih_t, d_w_hh_t = (w.new_zeros(w.T.shape) for w in (w_ih, w_hh))
@@ -107,12 +107,14 @@ class Scan(torch.autograd.Function):
             torch.mul(d_n, q_t, out=d_r)
             torch.ops.aten.sigmoid_backward.grad_input(d_rz, rz, grad_input=d_rz)
             torch.mul(d_n, r, out=d_q)
-            d_w_hh_t.addmm_(h, d_rzq.T)
-            d_b_hh.addmv_(d_rzq, ones)
             d_h_before.addmm_(w_hh.T, d_rzq)
+            if needs_d_weights:
+                d_w_hh_t.addmm_(h, d_rzq.T)
+                d_b_hh.addmv_(d_rzq, ones)
             d_q.copy_(d_n)  # the rows of W_ih are those of n instead of q
-            d_w_ih_t.addmm_(x, d_rzq.T)
-            d_b_ih.addmv_(d_rzq, ones)
+            if needs_d_weights:
+                d_w_ih_t.addmm_(x, d_rzq.T)
+                d_b_ih.addmv_(d_rzq, ones)
             if needs_d_inputs:
                 torch.mm(w_ih.T, d_rzq, out=d_x)
             d_h, d_h_before = d_h_before, d_h

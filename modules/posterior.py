@@ -1,17 +1,25 @@
-"""Compare trials: find the known trajectories that explain the observed counts of a trial.
+"""Explain a trial by what is known of other trials: Bayes' rule, with the initial conditions of training trials as the prior.
 
-Trials of one condition share a trajectory, but no label says which trials these are. A few observed counts are not enough
-to guess an initial condition. They are enough to choose among known trajectories. So the trajectories of many trials serve
-as an empirical prior (an aggregate posterior, Tomczak & Welling 2018), and Bayes' rule gives the weight of each.
+Where trials share trajectories, as those of one condition do, the trajectories of training trials are the candidates. No
+label says which trials belong together. A few observed counts are not enough to guess an initial condition. They are enough
+to choose among known trajectories (an aggregate posterior as the prior, Tomczak & Welling 2018). Where no trial repeats
+another, the prior is a density over initial conditions, and each trial has one of its own.
 
-Letters in shapes: B trials, J trajectories, T time bins, N neurons. A missing count is NaN.
+Letters in shapes: B trials, J trajectories, T time bins, N neurons, H hidden units. A missing count is NaN.
 """
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from modules.prior import KernelDensity
+
+OWN_WIDTH = 2.0  # of the prior's kernels, where trials do not share trajectories
+N_NEAREST = 1  # reference trials from which the search for a trial's initial condition starts, beside its encoding
+ASCENT_STEPS, ASCENT_RATE = 60, 0.05  # of this search
 MAX_DIFFERENCE = 60.0  # nats; a trajectory whose log-likelihood is lower than the best one's by more has no weight
 
 
@@ -52,48 +60,125 @@ def posterior_weights(spikes: Tensor, log_rates: Tensor) -> Tensor:
     return clamp_log_likelihoods(log_likelihoods(spikes, log_rates)).softmax(dim=1)
 
 
-def posterior_means(spikes: Tensor, log_rates: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """Average trajectories under their posterior probabilities given each trial's observed counts.
+def mean_trajectories(weights: Tensor, log_rates: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Average trajectories.
 
     Args:
-        spikes: (B, T, N) counts per bin, NaN = missing.
-        log_rates: (J, T, N) log expected counts per bin.
-        others: (J, ...) other values of the trajectories, such as latents.
+        weights: (B, J) of each trial's trajectories; they sum to one.
+        log_rates: (J, T, N), the same trajectories for all trials, or (B, J, T, N): log expected counts per bin.
+        others: (J, ...) or (B, J, ...) other values of the trajectories, such as latents.
 
     Returns:
         The log of the mean expected counts (B, T, N), finite also where these underflow, and the means (B, ...) of the others.
     """
-    weights = posterior_weights(spikes, log_rates)
-    with torch.autocast(spikes.device.type, enabled=False):
-        mean_counts = torch.tensordot(weights, log_rates.exp(), 1)  # faster than einsum
-        return (
-            mean_counts.clamp(min=torch.finfo(mean_counts.dtype).tiny).log(),
-            *(torch.tensordot(weights, other, 1) for other in others),
+
+    def mean(values: Tensor) -> Tensor:
+        if log_rates.ndim == 3:
+            return torch.tensordot(weights, values, 1)  # faster than einsum
+        return torch.einsum("bj,bj...->b...", weights, values)
+
+    with torch.autocast(log_rates.device.type, enabled=False):
+        mean_counts = mean(log_rates.exp())
+        return mean_counts.clamp(min=torch.finfo(mean_counts.dtype).tiny).log(), *map(mean, others)
+
+
+def most_probable(
+    decode: Callable[[Tensor], Tensor], spikes: Tensor, starts: Tensor, prior: KernelDensity
+) -> tuple[Tensor, Tensor]:
+    """Find initial conditions that have a high posterior density given each trial's observed counts.
+
+    Gradient ascent (Adam) from several starts, because the density has several maxima.
+
+    Args:
+        decode: Gives log expected counts per bin (B, T, N) from initial conditions (B, H).
+        spikes: (B, T, N) counts per bin, NaN = missing.
+        starts: (B, J, H) initial conditions to start from.
+        prior: Density of initial conditions.
+
+    Returns:
+        The initial conditions (B, J, H) and their weights (B, J), in proportion to the posterior density.
+    """
+    repeated = spikes.repeat_interleave(starts.shape[1], 0)
+    observed, counts = (~repeated.isnan()).to(starts.dtype), repeated.nan_to_num(nan=0.0).to(starts.dtype)
+
+    def log_posterior(initial_conditions: Tensor) -> Tensor:
+        log_rates = decode(initial_conditions)
+        log_likelihood = (counts * log_rates - observed * log_rates.exp()).sum((1, 2))
+        return log_likelihood + prior.log_density(initial_conditions)
+
+    points = starts.flatten(0, 1).clone().requires_grad_()
+    optimizer = torch.optim.Adam([points], ASCENT_RATE)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, ASCENT_STEPS)
+    for _ in range(ASCENT_STEPS):
+        (points.grad,) = torch.autograd.grad(-log_posterior(points).sum(), points)
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        weights = log_posterior(points).view(starts.shape[:2]).softmax(dim=1)
+    return points.detach().view_as(starts), weights
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Compute no gradients of the module's parameters."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad = False
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad = True
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def explain_trials(model: nn.Module, spikes: Tensor, reference: Tensor, width: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Infer trials with the initial conditions of reference trials as the prior.
+
+    Args:
+        model: Has `encode` and `decode`.
+        spikes: (B, T, N) counts per bin, NaN = missing.
+        reference: (J, H) initial conditions.
+        width: 0: trials share trajectories with the reference trials. Else: width of the prior's kernels (`KernelDensity`).
+
+    Returns:
+        Log expected counts per bin (B, T, N), latents (B, T, H) and initial conditions (B, H): posterior means.
+    """
+    spikes, n_bins = spikes.clone(), spikes.shape[1]  # a tensor of inference mode cannot have gradients
+    log_rates, latents = model.decode(reference, n_bins)
+    if width == 0:
+        return mean_trajectories(posterior_weights(spikes, log_rates), log_rates, latents, reference)
+    nearest = log_likelihoods(spikes, log_rates).topk(min(N_NEAREST, len(reference))).indices
+    starts = torch.cat((model.encode(spikes).unsqueeze(1), reference[nearest]), dim=1)
+    with torch.enable_grad(), frozen(model):
+        found, weights = most_probable(
+            lambda points: model.decode(points, n_bins)[0], spikes, starts, KernelDensity(reference, width)
         )
+    log_rates, latents = (part.unflatten(0, starts.shape[:2]) for part in model.decode(found.flatten(0, 1), n_bins))
+    return mean_trajectories(weights, log_rates, latents, found)
 
 
-def leave_one_out_loss(log_rates: Tensor, spikes: Tensor, first: int = 0) -> Tensor:
+def leave_one_out_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
     """Return the SBTT loss of trials that are explained by the trajectories of other trials.
 
-    For trial i the loss is `-log mean_j p(spikes_i | log_rates_j)` over the trajectories j other than its own. The sum over
-    trials is divided by the number of observed entries. No trial is explained by the trajectory inferred from
+    For trial i the loss is `-log mean_j p(spikes_i | log_rates_j)` over the trajectories j of the other trials. The sum over
+    trials is divided by the number of observed entries. No trial is explained by a trajectory that was fitted to
     its own counts, so nothing can be copied. Trials of one condition explain each other, so their trajectories move
     together. As in `sbtt_loss`, only observed entries count.
 
     Args:
-        log_rates: (J, T, N) log expected counts per bin of all trajectories.
+        log_rates: (B, T, N) log expected counts per bin.
         spikes: (B, T, N) counts per bin, NaN = missing.
-        first: Index (0 to J - 1) of the first trial's own trajectory. Those of the other trials follow.
 
     Returns:
         A scalar (nats per entry, without the constant log k!). Zero where there is no other trajectory, or nothing is
         observed.
     """
-    n_others = len(log_rates) - 1
+    n_others = len(spikes) - 1
     if n_others < 1:
         return 0.0 * log_rates.sum()
-    trajectories = torch.arange(len(log_rates), device=spikes.device)
-    own = trajectories == trajectories[first : first + len(spikes), None]
+    own = torch.eye(len(spikes), dtype=torch.bool, device=spikes.device)
     by_others = log_likelihoods(spikes, log_rates).masked_fill(own, -torch.inf)
     log_evidence = clamp_log_likelihoods(by_others).logsumexp(dim=1) - math.log(n_others)
     return -log_evidence.sum() / (~spikes.isnan()).count_nonzero().clamp(min=1)

@@ -76,6 +76,7 @@ def data_file(data_arrays, write_file) -> str:
 
 SMALL = [
     "--model.hidden_size=8",
+    "--model.refinement=5",
     "--data.batch_size=32",
     "--trainer.max_epochs=4",
     "--trainer.check_val_every_n_epoch=2",

@@ -61,7 +61,35 @@ def test_held_out_entries_are_observed_ones_of_validation(data_file):
     trials = data.datasets["valid"].trials
     assert not (trials.heldout & trials.spikes.isnan()).any()
     assert trials.heldout.sum() / (~trials.spikes.isnan()).sum() == pytest.approx(0.25, abs=0.08)
-    assert not data.datasets["train"].trials.heldout.any()
+
+
+def test_counts_are_held_out_in_every_fourth_training_trial(monkeypatch, data_file):
+    for fraction, limit, stride in ((0.25, 300, 4), (0.5, 300, 2), (0.25, 5, 5), (0, 300, None)):
+        monkeypatch.setattr("data.MAX_DEVELOPMENT_TRIALS", limit)
+        data = SpikeDataModule(data_file, bandwidth=3, heldout_fraction=0.25, development_fraction=fraction)
+        data.setup()
+        trials = data.datasets["train"].trials
+        has_heldout = trials.heldout.flatten(1).any(1).tolist()
+        assert has_heldout == [stride is not None and trial % stride == 0 for trial in range(24)]
+        assert not (trials.heldout & trials.spikes.isnan()).any()
+
+
+def test_the_masks_of_a_trial_do_not_depend_on_the_others(data_arrays, write_file):
+    """Each trial has random numbers of its own, so a file with fewer trials has the same masks."""
+    fewer = {key: array[:10] if key.startswith("train") else array for key, array in data_arrays.items()}
+    masks = []
+    for path in (write_file(data_arrays), write_file(fewer, "fewer.h5")):
+        data = SpikeDataModule(path, bandwidth=3)
+        data.setup()
+        masks.append(data.datasets["train"][:10].spikes.isnan())
+    assert torch.equal(*masks)
+    assert not torch.equal(masks[0][0], masks[0][1])
+
+
+def test_small_recordings_have_small_batches(data_file):
+    assert SpikeDataModule(data_file).batch_size == 16
+    assert SpikeDataModule().batch_size == 104
+    assert SpikeDataModule(data_file, batch_size=5).batch_size == 5
 
 
 def test_a_file_s_own_gaps_stay_missing_and_truth_is_not_needed(data_arrays, write_file):

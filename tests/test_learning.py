@@ -48,7 +48,7 @@ def test_training_starts_at_the_mean_rates(tmp_path, small_lorenz):
         "enable_model_summary": False,
     }
     pl.Trainer(max_epochs=1, limit_val_batches=0, accelerator="cpu", **options).fit(model, data)
-    spikes = data.datasets["train"].trials.spikes
+    spikes = data.datasets["train"][:].shown
     expected = spikes.nanmean((0, 1))
     expected[2] = spikes.nanmean()
     torch.testing.assert_close(model.readout.bias.exp(), expected)

@@ -148,11 +148,13 @@ def test_hiding_parts_the_observed_entries_and_rescaling_keeps_the_size_of_a_tri
         torch.testing.assert_close(rescaled[trial][seen], spikes[trial][seen] * observed[trial].sum() / seen.sum())
 
 
-def train_once(model: SequentialAutoencoder, spikes: torch.Tensor, epochs: int = 1) -> list[torch.Tensor]:
+def train_once(
+    model: SequentialAutoencoder, spikes: torch.Tensor, heldout: torch.Tensor | None = None
+) -> list[torch.Tensor]:
     """Train on one batch; return what the encoder was given at each step."""
     seen = []
     model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
-    batch = Batch(spikes, torch.zeros(spikes.shape, dtype=torch.bool), None)
+    batch = Batch(spikes, torch.zeros(spikes.shape, dtype=torch.bool) if heldout is None else heldout, None)
     loader = torch.utils.data.DataLoader([0], collate_fn=lambda _: batch)
     options = {
         "logger": False,
@@ -160,14 +162,14 @@ def train_once(model: SequentialAutoencoder, spikes: torch.Tensor, epochs: int =
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    pl.Trainer(max_epochs=epochs, accelerator="cpu", **options).fit(model, loader)
+    pl.Trainer(max_epochs=1, accelerator="cpu", **options).fit(model, loader)
     return seen
 
 
 def test_coordinated_dropout_hides_what_it_learns_from():
     """Counts that the encoder does not see can be changed without changing its input; they decide the loss."""
     spikes = some_spikes(0.9, shape=(32, 7, 5)) + 1  # no zeros: in the encoder's input zero means not shown
-    (shown,) = train_once(make_model(coordinated_dropout=0.4, sharing=0.0), spikes)
+    (shown,) = train_once(make_model(coordinated_dropout=0.4), spikes)
     observed = ~spikes.isnan()
     share_hidden = (shown == 0)[observed].float().mean()
     assert share_hidden == pytest.approx(0.4, abs=0.05)
@@ -176,20 +178,23 @@ def test_coordinated_dropout_hides_what_it_learns_from():
 
 def test_without_coordinated_dropout_the_encoder_sees_all_that_is_observed():
     spikes = some_spikes(0.9)
-    (shown,) = train_once(make_model(coordinated_dropout=0.0, sharing=0.0), spikes)
+    (shown,) = train_once(make_model(coordinated_dropout=0.0), spikes)
     torch.testing.assert_close(shown, spikes.nan_to_num(nan=0.0))
 
 
-@pytest.mark.parametrize(("sharing", "shared"), [(0.0, 0), (0.3, 3), (1.0, 10)])
-def test_trials_are_shared_in_the_last_part_of_the_training(sharing, shared):
-    """There the encoder sees everything, since no trial is learned from its own encoding."""
-    spikes = some_spikes(0.9)
-    steps = train_once(make_model(coordinated_dropout=0.5, sharing=sharing), spikes, epochs=10)
-    whole = [torch.equal(shown, spikes.nan_to_num(nan=0.0)) for shown in steps]
-    assert whole == [False] * (10 - shared) + [True] * shared
+def test_a_training_never_sees_held_out_counts():
+    spikes = some_spikes(0.9) + 1
+    heldout = ~spikes.isnan() & (torch.rand(spikes.shape) < 0.3)
+    outcomes = []
+    for change in (0.0, 5.0):
+        model = make_model(coordinated_dropout=0.0, dropout=0.0)
+        (shown,) = train_once(model, torch.where(heldout, spikes + change, spikes), heldout=heldout)
+        assert (shown[heldout] == 0).all()
+        outcomes.append(model.state_dict())
+    torch.testing.assert_close(outcomes[0], outcomes[1], rtol=0, atol=0)
 
 
-def test_the_library_decides_what_is_inferred():
+def test_the_reference_trials_decide_what_is_inferred():
     spikes = some_spikes(0.9)
     model = make_model().eval()
     assert torch.equal(model.infer(spikes).log_rates, model(spikes).log_rates)  # nothing to compare with
@@ -205,15 +210,23 @@ def test_the_library_decides_what_is_inferred():
         torch.testing.assert_close(inference.initial_condition[0], model.reference[j], atol=1e-2, rtol=1e-2)
 
 
-def test_the_library_travels_with_the_checkpoint_not_with_the_weights(tmp_path, small_lorenz):
+def test_the_reference_travels_with_the_checkpoint_not_with_the_weights(tmp_path, small_lorenz):
     data = SpikeDataModule(small_lorenz, bandwidth=4, batch_size=32)
     model = SequentialAutoencoder(12, data.bin_width, hidden_size=8)
     trainer = pl.Trainer(
         max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
     )
     trainer.fit(model, data)
-    assert len(model.reference) == len(data.datasets["train"])
+    model.reference, model.prior_width = torch.randn(5, 8), 1.5
     assert "reference" not in model.state_dict()
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     again = SequentialAutoencoder.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
     assert torch.equal(again.reference, model.reference)
+    assert again.prior_width == 1.5
+    assert again.prior == "own"
+
+
+def test_weight_decay_is_stronger_for_fewer_trials():
+    assert make_model().weight_decay(1248) == pytest.approx(0.2)
+    assert make_model().weight_decay(312) == pytest.approx(0.4)
+    assert make_model(weight_decay=0.0).weight_decay(312) == 0.0

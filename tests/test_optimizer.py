@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.optimizer import MuonAdam, orthogonalize
+from modules.optimizer import MuonAdam, make_optimizer, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(30, 10), (10, 30), (20, 20), (1, 8)])
@@ -30,7 +30,7 @@ def copies_of_weights() -> tuple[list[nn.Parameter], list[nn.Parameter]]:
 
 def test_it_does_what_torch_does_in_lower_precision():
     ours, torchs = copies_of_weights()
-    one = MuonAdam(ours, lr=1e-2, weight_decay=0.2)
+    one = MuonAdam([nn.ParameterList(ours)], None, lr=1e-2, weight_decay=0.2)
     two = [
         torch.optim.Muon(torchs[:2], lr=1e-2, weight_decay=0.2, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(torchs[2:], lr=1e-2, weight_decay=0.0),
@@ -49,7 +49,7 @@ def test_it_does_what_torch_does_in_lower_precision():
 
 def test_a_closure_is_called_and_its_loss_returned():
     weights, _ = copies_of_weights()
-    optimizer = MuonAdam(weights, lr=1e-2, weight_decay=0.0)
+    optimizer = MuonAdam([nn.ParameterList(weights)], None, lr=1e-2, weight_decay=0.0)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -64,7 +64,10 @@ def test_a_closure_is_called_and_its_loss_returned():
 
 def test_vectors_take_the_steps_of_torchs_adam():
     ours, torchs = copies_of_weights()
-    one, two = MuonAdam(ours, lr=1e-2, weight_decay=0.2), torch.optim.Adam(torchs[2:], lr=1e-2)
+    one, two = (
+        MuonAdam([nn.ParameterList(ours)], None, lr=1e-2, weight_decay=0.2),
+        torch.optim.Adam(torchs[2:], lr=1e-2),
+    )
     for _ in range(3):
         ours[2].grad = torchs[2].grad = torch.randn(7)
         one.step()
@@ -74,7 +77,10 @@ def test_vectors_take_the_steps_of_torchs_adam():
 
 def test_a_saved_state_is_gone_on_with():
     ours, copies = copies_of_weights()
-    first, second = MuonAdam(ours, lr=1e-2, weight_decay=0.2), MuonAdam(copies, lr=1.0, weight_decay=0.0)
+    first, second = (
+        MuonAdam([nn.ParameterList(ours)], None, lr=1e-2, weight_decay=0.2),
+        MuonAdam([nn.ParameterList(copies)], None, lr=1.0, weight_decay=0.0),
+    )
     gradients = [[torch.randn_like(weight) for weight in ours] for _ in range(3)]
     for step, gradient in enumerate(gradients):
         for weight, value in zip(ours, gradient, strict=True):
@@ -89,3 +95,27 @@ def test_a_saved_state_is_gone_on_with():
     second.step()
     for mine, other in zip(ours, copies, strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=0)
+
+
+def test_the_readout_takes_the_steps_of_torchs_adamw():
+    hidden, ours, torchs = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+    torchs.load_state_dict(ours.state_dict())
+    one = MuonAdam([hidden], ours, lr=1e-2, weight_decay=0.2, readout_decay=0.7)
+    decays = [{"params": [torchs.weight], "weight_decay": 0.7}, {"params": [torchs.bias], "weight_decay": 0.0}]
+    two = torch.optim.AdamW(decays, lr=1e-2)
+    for _ in range(3):
+        for mine, other in zip(ours.parameters(), torchs.parameters(), strict=True):
+            mine.grad = other.grad = torch.randn_like(mine)
+        one.step()
+        two.step()
+    torch.testing.assert_close(ours.weight, torchs.weight)
+    torch.testing.assert_close(ours.bias, torchs.bias)
+
+
+def test_each_kind_optimises_all_parameters():
+    for kind, expected in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("muon", MuonAdam)):
+        hidden, readout = nn.GRU(3, 4), nn.Linear(4, 3)
+        optimizer = make_optimizer(kind, [hidden], readout, 0.1, 0.0)
+        assert type(optimizer) is expected
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        assert {id(p) for p in held} == {id(p) for part in (hidden, readout) for p in part.parameters()}

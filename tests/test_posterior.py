@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch.distributions import Poisson
 
-from modules.posterior import leave_one_out_loss, log_likelihoods, posterior_means, posterior_weights
+from modules.posterior import (
+    explain_trials,
+    leave_one_out_loss,
+    log_likelihoods,
+    mean_trajectories,
+    most_probable,
+    posterior_weights,
+)  # fmt: skip
+from modules.prior import KernelDensity, whiten
 
 
 def some_trials() -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,24 +55,15 @@ def test_log_likelihoods_of_whole_trials_keep_their_precision_under_autocast():
         mixed = (
             log_likelihoods(spikes, log_rates),
             leave_one_out_loss(log_rates[:4], spikes),
-            posterior_means(spikes, log_rates),
+            mean_trajectories(posterior_weights(spikes, log_rates), log_rates),
         )
     single = (
         log_likelihoods(spikes, log_rates),
         leave_one_out_loss(log_rates[:4], spikes),
-        posterior_means(spikes, log_rates),
+        mean_trajectories(posterior_weights(spikes, log_rates), log_rates),
     )
     assert single[0].abs().max() > 500
     torch.testing.assert_close(mixed, single)
-
-
-def test_trials_may_be_a_part_of_those_that_the_trajectories_are_from():
-    """In a distributed training each process has its own trials, and the trajectories of all."""
-    spikes, log_rates = some_trials()
-    whole = leave_one_out_loss(log_rates, spikes) * (~spikes.isnan()).sum()
-    parts = [(spikes[:2], 0), (spikes[2:], 2)]
-    total = sum(leave_one_out_loss(log_rates, part, first) * (~part.isnan()).sum() for part, first in parts)
-    torch.testing.assert_close(total, whole)
 
 
 def test_a_trial_without_observed_entries_leaves_the_prior():
@@ -117,3 +116,81 @@ def test_no_number_is_so_small_that_it_slows_the_cpu_down():
     gradient = log_rates.grad.abs()
     assert gradient.max() > 0
     assert not ((gradient > 0) & (gradient < torch.finfo(torch.float32).tiny)).any()
+
+
+def test_trajectories_of_each_trial_are_averaged_like_common_ones():
+    spikes, log_rates = some_trials()
+    weights, latents = posterior_weights(spikes, log_rates), torch.randn(5, 6, 2)
+    common = mean_trajectories(weights, log_rates, latents)
+    own = mean_trajectories(weights, log_rates.expand(5, -1, -1, -1), latents.expand(5, -1, -1, -1))
+    torch.testing.assert_close(own, common)
+    torch.testing.assert_close(
+        common[0].exp()[1], sum(w * rates for w, rates in zip(weights[1], log_rates.exp(), strict=True))
+    )
+
+
+def test_the_kernel_density_is_a_mixture_of_gaussians():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(40, 3, generator=generator) @ torch.randn(3, 3, generator=generator) + 5
+    points, width = torch.randn(6, 3, generator=generator) + 5, 0.7
+    covariance = torch.cov(centres.T) + 1e-4 * torch.eye(3)
+    kernels = torch.distributions.MultivariateNormal(centres, width**2 * covariance)
+    expected = kernels.log_prob(points.unsqueeze(1)).logsumexp(1)
+    ours = KernelDensity(centres, width).log_density(points)
+    torch.testing.assert_close(ours - ours[0], expected - expected[0], rtol=1e-3, atol=1e-3)
+
+
+def test_whitened_centres_have_unit_covariance_also_if_they_are_few_or_equal():
+    centres = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 20.0])
+    mean, whitening = whiten(centres)
+    torch.testing.assert_close(torch.cov(((centres - mean) @ whitening).T), torch.eye(3), atol=1e-3, rtol=1e-3)
+    for few in (centres[:1], centres[:2], centres[:1].expand(4, -1)):
+        assert KernelDensity(few, 1.0).log_density(centres).isfinite().all()
+
+
+def test_the_most_probable_initial_condition_balances_counts_and_prior():
+    """One dimension, so that a fine grid gives the maximum."""
+    generator = torch.Generator().manual_seed(0)
+    slopes = torch.randn(6, 4, generator=generator)
+    centres = torch.randn(30, 1, generator=generator)
+    prior = KernelDensity(centres, 0.5)
+
+    def decode(points: torch.Tensor) -> torch.Tensor:
+        return points[:, :, None] * slopes
+
+    spikes = torch.poisson(decode(torch.tensor([[0.8], [-0.5]])).exp(), generator)
+    spikes[:, 2] = torch.nan
+    found, weights = most_probable(decode, spikes, torch.tensor([[[0.3], [0.0]], [[-0.3], [0.0]]]), prior)
+    grid = torch.linspace(-2, 2, 4001).unsqueeze(1)
+    posterior = log_likelihoods(spikes, decode(grid)) + prior.log_density(grid)
+    torch.testing.assert_close(found[:, 0], grid[posterior.argmax(1)], atol=0.02, rtol=0)
+    torch.testing.assert_close(weights.sum(1), torch.ones(2))
+
+
+class Linear(torch.nn.Module):
+    """Log-rates that are linear in the initial condition, at all time bins the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.randn(2, 4, generator=torch.Generator().manual_seed(0)))
+
+    def encode(self, spikes: torch.Tensor) -> torch.Tensor:
+        return spikes.new_zeros(len(spikes), 2)
+
+    def decode(self, points: torch.Tensor, n_bins: int) -> tuple[torch.Tensor, torch.Tensor]:
+        latents = points.unsqueeze(1).expand(-1, n_bins, -1)
+        return latents @ self.weights, latents
+
+
+@pytest.mark.parametrize("width", [0.0, 2.0])
+def test_trials_are_explained_alike_one_by_one_and_in_inference_mode(width):
+    model, generator = Linear(), torch.Generator().manual_seed(1)
+    reference = torch.randn(20, 2, generator=generator)
+    spikes = torch.poisson(model.decode(torch.randn(5, 2, generator=generator), 30)[0].exp(), generator).detach()
+    spikes[torch.rand(spikes.shape, generator=generator) < 0.5] = torch.nan
+    together = explain_trials(model, spikes, reference, width)
+    with torch.inference_mode():
+        apart = [explain_trials(model, spikes[i : i + 1].clone(), reference, width) for i in range(5)]
+    torch.testing.assert_close(tuple(map(torch.cat, zip(*apart, strict=True))), together, rtol=1e-3, atol=1e-3)
+    assert model.weights.requires_grad
+    assert model.weights.grad is None

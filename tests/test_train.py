@@ -224,7 +224,9 @@ def test_a_checkpoint_between_two_validations_has_no_outdated_initial_conditions
             time.sleep(0.1)
         process.kill()
     assert len(load_checkpoint(last)[0].reference) == 0
-    assert torch.load(last, weights_only=True)["library"].untyped_storage().nbytes() == 0, "what was outdated is saved"
+    assert torch.load(last, weights_only=True)["reference"].untyped_storage().nbytes() == 0, (
+        "what was outdated is saved"
+    )
     done = call(tmp_path, "infer.py", str(last), small_lorenz, "--out", "rates.h5")
     assert "the encoder alone infers" in done.output
 

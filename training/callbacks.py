@@ -11,6 +11,7 @@ from torch import Tensor
 
 from command_line import FailedWork, atomic_write
 from data import mix_seeds
+from training.refinement import refine
 
 
 class SeedEachStep(Callback):
@@ -50,15 +51,42 @@ class StopIfNotFinite(Callback):
         )
 
 
-class ValidateAtTheEnd(Callback):
-    """Validate after the last step of a training, however it was limited: by epochs, steps, time or another callback."""
+class RefineAndValidateAtTheEnd(Callback):
+    """After the last step of a training, refine the model and validate it.
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+    The last step is known however the training is limited: by epochs, steps, time or another callback.
+
+    Args:
+        n_epochs: Epochs of the refinement. 0: none.
+        seed: Its seed.
+    """
+
+    def __init__(self, n_epochs: int, seed: int) -> None:
+        self.n_epochs, self.seed = n_epochs, seed
+
+    def on_train_batch_end(self, trainer: pl.Trainer, model: pl.LightningModule, *_: object) -> None:
         is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
-        if is_last_epoch or trainer.global_step == trainer.max_steps or trainer.should_stop:
-            trainer.should_stop = True  # Lightning validates before it stops, if the epoch is one to validate
-            if trainer.check_val_every_n_epoch is not None:
-                trainer.check_val_every_n_epoch = 1
+        if not (is_last_epoch or trainer.global_step == trainer.max_steps or trainer.should_stop):
+            return
+        if self.n_epochs > 0:
+            self.refine(trainer, model)
+        trainer.should_stop = True  # Lightning validates before it stops, if the epoch is one to validate
+        if trainer.check_val_every_n_epoch is not None:
+            trainer.check_val_every_n_epoch = 1
+
+    def refine(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        """Refine the model in the main process, and give the result to the others. Log what it tried."""
+        if trainer.is_global_zero:
+            model.eval()
+            tried = refine(model, trainer.train_dataloader.dataset, self.n_epochs, self.seed)
+            model.train()
+            for name, score in tried.items():
+                trainer.logger.log_metrics({f"refinement/heldout_nll_{name}": score}, trainer.current_epoch + 1)
+        if trainer.world_size > 1:
+            result = model.state_dict(), model.reference, model.prior_width
+            weights, reference, model.prior_width = trainer.strategy.broadcast(result)
+            model.load_state_dict(weights)
+            model.reference = reference.to(model.device)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

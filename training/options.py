@@ -1,5 +1,6 @@
 """The options of `python train.py`: parse them, check them, and choose bandwidths and GPUs."""
 
+import math
 import os
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from model import SequentialAutoencoder
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "default.yaml"
 DEMO_BANDWIDTHS = [29, 25, 20, 15, 10, 5, 3, 2]  # of 29 neurons
+N_STEPS = 780  # of a training on the demonstration's trials
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
@@ -61,6 +63,8 @@ def check_options(config: Namespace) -> None:
         raise InputError(f"--seed_everything {seed}: expected a whole number from 0 to 2^32 - 1")
     if config.trainer.max_epochs == 0:
         raise InputError("--trainer.max_epochs 0: expected at least 1")
+    if config.model.refinement > 0 and config.data.development_fraction == 0:
+        raise InputError("--data.development_fraction 0: expected more than 0, or --model.refinement 0 beside it")
     if config.jobs < 1:
         raise InputError(f"--jobs {config.jobs}: expected at least 1")
     # half precision cannot hold all counts above 256, nor small changes of the weights
@@ -89,6 +93,18 @@ def default_bandwidths(n_neurons: int) -> list[int]:
     if n_neurons == DEMO_BANDWIDTHS[0]:
         return DEMO_BANDWIDTHS
     return sorted({max(1, round(n_neurons / fraction)) for fraction in (1, 2, 4, 8)}, reverse=True)
+
+
+def choose_epochs(trainer: Namespace, data: SpikeDataModule) -> int | None:
+    """Return the number of epochs: as given, or from the number of trials if nothing limits the training.
+
+    Steps decide, not epochs: N_STEPS up to the 1248 training trials of the demonstration, and more in proportion to the
+    square root of a larger number.
+    """
+    if trainer.max_epochs is not None or trainer.max_steps != -1:
+        return trainer.max_epochs
+    n_trials = len(data.trials["train"].spikes)
+    return math.ceil(N_STEPS * max(1.0, n_trials / 1248) ** 0.5 / math.ceil(n_trials / data.batch_size))
 
 
 def config_of(config: Namespace, bandwidth: int) -> Namespace:

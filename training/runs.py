@@ -68,12 +68,16 @@ def read_stopped_run(parser: ArgumentParser, given: Namespace) -> tuple[Path, Na
     return run_dir, config
 
 
-def read_results(run_dir: Path) -> dict[int, dict[str, float]]:
+def read_results(run_dir: Path) -> dict[int, dict[str, float | str]]:
     """Return the scores of the bandwidths that a run has trained to their end."""
     if not (run_dir / "results.csv").exists():
         return {}
-    rows = [{name: float(value) for name, value in row.items()} for row in read_table(run_dir / "results.csv")]
-    return {int(row["bandwidth"]): row | {name: int(row[name]) for name in ("bandwidth", "epochs")} for row in rows}
+    types = {"bandwidth": int, "epochs": int, "factors": int, "prior": str}
+    rows = [
+        {name: types.get(name, float)(value) for name, value in row.items()}
+        for row in read_table(run_dir / "results.csv")
+    ]
+    return {row["bandwidth"]: row for row in rows}
 
 
 def save_config(config: Namespace, folder: Path) -> None:

@@ -135,16 +135,18 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02} min"
 
 
-def print_table(results: list[dict[str, float]]) -> None:
+def print_table(results: list[dict[str, float | str]]) -> None:
     """Print one line for each bandwidth. Print '-' for a missing score."""
 
     def score(value: float, width: int, digits: int = 3) -> str:
         return f"{'-' if math.isnan(value) else f'{value:.{digits}f}':>{width}}"
 
-    print("\nbandwidth  dropped      R²  R² unobserved  R² encoder alone     NLL  bits/spike  epochs       time")
+    print(
+        "\nbandwidth  dropped      R²  R² unobserved  R² encoder alone     NLL  bits/spike    prior  factors  epochs       time"
+    )
     for row in results:
         print(
             f"{row['bandwidth']:9}  {row['fraction_dropped']:6.0%}  {score(row['r2'], 6)}"
             f"  {score(row['r2_unobserved'], 13)}  {score(row['r2_amortised'], 16)}  {score(row['nll'], 6, 4)}"
-            f"  {score(row['bps'], 10, 4)}  {row['epochs']:6}  {clock(row['seconds']):>9}"
+            f"  {score(row['bps'], 10, 4)}  {row['prior']:>7}  {row['factors']:7}  {row['epochs']:6}  {clock(row['seconds']):>9}"
         )

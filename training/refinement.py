@@ -1,0 +1,187 @@
+"""The last part of a training: refine what generates rates, and find out from held-out counts what suits the data.
+
+The encoder's guess of an initial condition is not the best one, and a decoder that learns from poor guesses learns blurred
+dynamics. So at the end each training trial gets an initial condition of its own, in a table. Table, decoder and readout are
+fitted together, without the encoder. This takes seconds.
+
+Three things differ between recordings: how many factors the readout needs, whether trials share trajectories, as those of
+one condition do, and whether the refinement helps. The held-out counts of some training trials decide.
+
+Letters in shapes: J training trials, D of which have held-out counts, T time bins, N neurons, H hidden units.
+"""
+
+from copy import deepcopy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import PolynomialLR
+from torch.utils.data import Dataset
+
+from model import SequentialAutoencoder, sbtt_loss
+from modules.coordinated_dropout import mask_missing, rescale
+from modules.optimizer import MuonAdam
+from modules.posterior import OWN_WIDTH, leave_one_out_loss
+from modules.prior import whiten
+from modules.readout import merge_readout, principal_readouts, split_readout
+
+MAX_TRIALS = 2000  # training trials in the table
+MAX_BATCH_SIZE = 208  # at most a third of the trials
+LEARNING_RATE, TABLE_RATE = 1.2e-2, 5e-2
+MAX_STATE = 1e6  # of an initial condition; the decoder's states are between -1 and 1
+PRIOR_WEIGHT = 2.0  # of the Gaussian prior over a table of own initial conditions
+
+
+class Candidate(NamedTuple):
+    """A way to infer."""
+
+    prior: str  # what explains a trial: its encoding alone, trajectories that trials share, or one of its own
+    decoder: nn.Module
+    readout: nn.Linear
+    n_factors: int  # rank of the readout
+    reference: Tensor  # (J, H) initial conditions of training trials; empty: the encoder alone infers
+
+    def install(self, model: SequentialAutoencoder, trials: Tensor | slice = slice(None)) -> None:
+        """Make the model infer in this way, with some of the reference trials."""
+        model.decoder.load_state_dict(self.decoder.state_dict())
+        model.readout.load_state_dict(self.readout.state_dict())
+        model.reference = self.reference[trials if len(self.reference) else slice(None)]
+        model.prior_width = OWN_WIDTH if self.prior == "own" else 0.0
+
+
+class Development:
+    """The D training trials with held-out counts."""
+
+    def __init__(self, trials: Dataset, rows: Tensor, like: Tensor) -> None:
+        chosen = trials[rows]
+        self.spikes = chosen.spikes.to(like)
+        self.n_heldout = chosen.heldout.sum().clamp(min=1)
+        self.shown, self.target = chosen.shown.to(like), mask_missing(self.spikes, chosen.heldout.to(like.device))
+
+    def losses(self, log_rates: Tensor) -> Tensor:
+        """Return the SBTT loss (D,) of each trial's held-out counts, summed over them."""
+        losses = (log_rates.exp() - self.target * log_rates).masked_fill(self.target.isnan(), 0.0)
+        return losses.sum((1, 2)).nan_to_num(nan=torch.inf)  # a model that diverged is the worst
+
+    @torch.no_grad()
+    def score(self, model: SequentialAutoencoder) -> Tensor:
+        """Return the losses (D,) of what the model infers from the other counts."""
+        shown = self.shown if len(model.reference) else rescale(self.shown, self.spikes)
+        return self.losses(model.infer(shown).log_rates)
+
+
+def standard_error(values: Tensor) -> Tensor:
+    """Return the standard error of the sums of values (..., D) over independent trials."""
+    return values.std(-1, correction=0) * values.shape[-1] ** 0.5
+
+
+@torch.no_grad()
+def choose_readouts(model: SequentialAutoencoder, encoded: Tensor, development: Development) -> dict[int, nn.Linear]:
+    """Return readouts with as few factors as held-out counts allow, by their number of factors.
+
+    The first has one factor more than the fewest whose loss is within two standard errors (over trials) of the least: one
+    more, because the fit has yet to find the exact directions. The second, if it has more factors, has the least loss.
+    """
+    typical = model.decode(encoded, development.spikes.shape[1])[1]
+    readouts = principal_readouts(model.readout, typical)
+    latents = model(rescale(development.shown, development.spikes)).latents
+    losses = torch.stack([development.losses(readout(latents)) for readout in readouts])
+    best = int(losses.sum(1).argmin())
+    excess = losses - losses[best]
+    is_good = excess.sum(1) <= 2 * standard_error(excess)
+    is_good[best] = True
+    fewest, best = 1 + int(is_good.nonzero()[0]), 1 + best
+    first = min(fewest + 1, len(readouts))
+    return {n_factors: readouts[n_factors - 1] for n_factors in sorted({first, max(first, best)})}
+
+
+def fit(
+    start: Candidate, prior: str, trials: Dataset, rows: Tensor, n_epochs: int, decay: float, seed: int
+) -> Candidate:
+    """Fit decoder, readout and the initial conditions of training trials together.
+
+    Args:
+        start: Where the fit starts.
+        prior: shared: each trial is explained by the trajectories of the others in its batch (`leave_one_out_loss`). own: by
+            its own trajectory, with a Gaussian prior over the initial conditions.
+        trials: Training trials.
+        rows: (J,) which of them are in the table.
+        n_epochs: Number of epochs.
+        decay: Weight decay.
+        seed: Seed of the order of the trials.
+    """
+    decoder, readout = deepcopy(start.decoder), split_readout(start.readout, start.n_factors)
+    table = nn.Embedding.from_pretrained(start.reference.clone(), freeze=False, sparse=True)
+    # of the table only the rows of a batch change, each with a momentum of its own
+    optimizers = [
+        MuonAdam([decoder, readout], None, LEARNING_RATE, decay),
+        torch.optim.SparseAdam(table.parameters(), TABLE_RATE, betas=(0.9, 0.99)),
+    ]
+    n_batches = max(3, round(len(rows) / MAX_BATCH_SIZE))
+    schedules = [PolynomialLR(optimizer, n_epochs * n_batches) for optimizer in optimizers]
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(n_epochs):
+        if not table.weight.abs().max() < MAX_STATE:  # it diverged
+            return start._replace(reference=start.reference[:0])
+        mean, whitening = whiten(table.weight.detach())
+        for batch in torch.randperm(len(rows), generator=generator).tensor_split(n_batches):
+            spikes = trials[rows[batch]].shown.to(table.weight)
+            initial_conditions = table(batch.to(table.weight.device))
+            log_rates = readout(decoder(initial_conditions, spikes.shape[1])).transpose(0, 1)
+            if prior == "shared":
+                loss = leave_one_out_loss(log_rates, spikes)
+            else:
+                n_observed = (~spikes.isnan()).sum().clamp(min=1)
+                distance = ((initial_conditions - mean) @ whitening).square().sum()
+                loss = sbtt_loss(log_rates, spikes) + PRIOR_WEIGHT * 0.5 * distance / n_observed
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
+    return Candidate(prior, decoder, merge_readout(readout), start.n_factors, table.weight.detach())
+
+
+def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: int) -> dict[str, float]:
+    """Refine a trained model in place, in the way that best predicts held-out counts of training trials.
+
+    Args:
+        model: The model, in evaluation mode. Its decoder, readout and reference change.
+        trials: The training trials, some of them with held-out counts.
+        n_epochs: Epochs of each fit.
+        seed: Seed of the fits.
+
+    Returns:
+        The SBTT loss (nats per held-out count of the training trials) of each way to infer that was tried.
+    """
+    rows = torch.linspace(0, len(trials) - 1, min(len(trials), MAX_TRIALS)).long()
+    parts = rows.split(MAX_BATCH_SIZE)
+    has_heldout = torch.cat([trials[part].heldout.flatten(1).any(1) for part in parts])
+    development = Development(trials, rows[has_heldout], model.reference)
+    with torch.no_grad():
+        encoded = torch.cat([model.encode(trials[part].shown.to(model.reference)) for part in parts])
+    if not encoded.abs().max() < MAX_STATE:  # the training diverged: nothing to refine
+        return {}
+    readouts = choose_readouts(model, encoded, development)
+    decoder, decay = deepcopy(model.decoder), model.weight_decay(len(trials))
+    tried = {}
+
+    def score(candidate: Candidate) -> Tensor:
+        """Return the losses (D,) of the development trials. Like new trials, they are not in the reference."""
+        candidate.install(model, ~has_heldout)
+        losses = development.score(model)
+        tried[f"{candidate.prior}_{candidate.n_factors}_factors"] = float(losses.sum() / development.n_heldout)
+        return losses
+
+    few, *more = (Candidate("encoder", decoder, readout, n, encoded) for n, readout in readouts.items())
+    candidates = [few._replace(reference=encoded[:0])]
+    candidates += [fit(few, prior, trials, rows, n_epochs, decay, seed) for prior in ("shared", "own")]
+    least, best = min(((score(candidate), candidate) for candidate in candidates), key=lambda pair: pair[0].sum())
+    for start in more if best.prior != "encoder" else ():
+        with_more = fit(start, best.prior, trials, rows, n_epochs, decay, seed)
+        gain = least - score(with_more)
+        if gain.sum() > standard_error(gain):
+            best = with_more
+    best.install(model)
+    return tried
