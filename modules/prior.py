@@ -33,8 +33,7 @@ class KernelDensity:
 def whiten(centres: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean (H,) of centres (J, H) and the matrix (H, H) that makes their covariance the identity."""
     mean = centres.mean(0)
-    n_degrees = max(len(centres) - 1, 1)
-    covariance = (centres - mean).T @ (centres - mean) / n_degrees
-    factor = torch.linalg.cholesky(covariance + MIN_VARIANCE * torch.eye(len(mean)).to(covariance))
+    covariance = (centres - mean).T @ (centres - mean) / max(len(centres) - 1, 1)  # torch.cov of one centre is NaN
     identity = torch.eye(len(mean)).to(covariance)
+    factor = torch.linalg.cholesky(covariance + MIN_VARIANCE * identity)
     return mean, torch.linalg.solve_triangular(factor, identity, upper=False).T

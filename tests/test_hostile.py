@@ -146,7 +146,7 @@ def huge_weights(checkpoint):
     checkpoint["state_dict"]["decoder.weight_hh_l0"] = torch.zeros(1, 1).expand(3 * 10**5, 10**5)
 
 
-def huge_library(checkpoint):
+def huge_reference(checkpoint):
     checkpoint["reference"] = torch.zeros(1, 8).expand(10**9, 8)
 
 
@@ -166,7 +166,7 @@ HOSTILE_CHECKPOINTS = {
     "payload": (payload, "is no checkpoint, or a damaged one"),
     "huge hidden size": (huge_hidden_size, "declares"),
     "huge weights": (huge_weights, "declares"),
-    "huge library": (huge_library, "declares"),
+    "huge reference": (huge_reference, "declares"),
     "no weights": (no_weights, "lacks the weights"),
     "wrong hyperparameters": (wrong_hyperparameters, "lacks the weights"),
     "a list for a table": (a_list, "lacks the weights"),

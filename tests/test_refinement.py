@@ -126,3 +126,13 @@ def test_a_model_that_diverged_is_left_as_an_encoder():
     model.ic_linear.weight.data *= 1e30
     refine(model, trials, n_epochs=2, seed=0)
     assert model.prior == "encoder"
+
+
+def test_without_held_out_counts_the_encoder_is_kept():
+    """Nothing was observed in the trials that were to have some."""
+    trials = some_trials()
+    torch.manual_seed(0)
+    model = SequentialAutoencoder(5, 0.02, hidden_size=6).eval()
+    nothing = Trials(trials.batch.spikes, torch.zeros_like(trials.batch.heldout))
+    refine(model, nothing, n_epochs=2, seed=0)
+    assert model.prior == "encoder"

@@ -235,3 +235,10 @@ def test_a_recording_with_other_neurons_has_bandwidths_of_its_own(call, tmp_path
     done = call(tmp_path, "train.py", "--data.path", data_file, "--jobs", "1", *SMALL, "--trainer.max_epochs=1")
     assert done.status == 0, done.errors
     assert "Training 4 bandwidths (6, 3, 2, 1) in lightning_logs" in done.output
+
+
+def test_a_training_without_a_logger_is_refined_too(call, tmp_path, small_lorenz):
+    words = ["--data.path", small_lorenz, "--bandwidths", "3", "--name", "run", *SMALL, "--trainer.logger=false"]
+    done = call(tmp_path, "train.py", *words)
+    assert done.status == 0, done.errors
+    assert load_checkpoint(tmp_path / "lightning_logs" / "run" / "bandwidth_03" / "last.ckpt")[0].prior != "encoder"

@@ -80,8 +80,9 @@ class RefineAndValidateAtTheEnd(Callback):
             model.eval()
             tried = refine(model, trainer.train_dataloader.dataset, self.n_epochs, self.seed)
             model.train()
-            for name, score in tried.items():
-                trainer.logger.log_metrics({f"refinement/heldout_nll_{name}": score}, trainer.current_epoch + 1)
+            scores = {f"refinement/heldout_nll_{name}": score for name, score in tried.items()}
+            for logger in trainer.loggers:
+                logger.log_metrics(scores, trainer.current_epoch + 1)
         if trainer.world_size > 1:
             result = model.state_dict(), model.reference, model.prior_width
             weights, reference, model.prior_width = trainer.strategy.broadcast(result)
