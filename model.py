@@ -20,7 +20,7 @@ from modules.gru import GRUDecoder, GRUEncoder
 from modules.initialization import init_orthogonal, log_mean_counts
 from modules.metrics import R2, BitsPerSpike
 from modules.optimizer import make_optimizer
-from modules.posterior import explain_trials
+from modules.posterior import PRIOR_WIDTHS, explain_trials
 
 
 def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
@@ -67,8 +67,8 @@ class SequentialAutoencoder(pl.LightningModule):
     -> GRU without input -> linear -> log-rates
 
     `forward` infers a trial with the encoder alone. `infer` is better: it uses the initial conditions of training trials,
-    in `reference`, as a prior. With a `prior_width` of 0, a trial is explained by the trajectories of training trials; with
-    a larger one, it has an initial condition of its own (modules/posterior.py).
+    in `reference`, as a prior. With a `prior_width` of 0, a trial is explained by the trajectories of training trials; the
+    larger it is, the less they have in common (modules/posterior.py).
 
     Args:
         n_neurons: Number of neurons; taken from the data.
@@ -78,7 +78,7 @@ class SequentialAutoencoder(pl.LightningModule):
         coordinated_dropout: Probability of hiding an observed entry from the encoder in training. The loss is then taken on
             the hidden entries alone, which cannot be copied (Keshtkaran & Pandarinath 2019). 0: on all entries.
         refinement: Epochs in which decoder, readout and the training trials' initial conditions are fitted at the end of
-            the training (training/refinement.py). 0: none, and `infer` equals `forward`.
+            the training (training/refinement.py), up to twice as many for many data. 0: none, and `infer` equals `forward`.
         start_at_mean_rates: Initialise the readout's bias with the log mean counts of the first batch, so that the training
             starts from each neuron's mean rate instead of one spike per bin.
         orthogonal_start: Initialise with orthogonal recurrent matrices and quick update gates (modules/initialization.py).
@@ -102,7 +102,7 @@ class SequentialAutoencoder(pl.LightningModule):
         hidden_size: int = 50,
         dropout: float = 0.1,
         coordinated_dropout: float = 0.5,
-        refinement: int = 40,
+        refinement: int = 60,
         start_at_mean_rates: bool = True,
         orthogonal_start: bool = True,
         optimizer: Literal["adam", "adamw", "muon"] = "muon",
@@ -162,8 +162,9 @@ class SequentialAutoencoder(pl.LightningModule):
 
     @property
     def prior(self) -> str:
-        """What `infer` explains a trial by: the encoder alone, trajectories that trials share, or one of its own."""
-        return "encoder" if len(self.reference) == 0 else "shared" if self.prior_width == 0 else "own"
+        """What `infer` explains a trial by: the encoder alone, or trajectories that trials share, similar ones, or its own."""
+        widths = {width: name for name, width in PRIOR_WIDTHS.items()}
+        return widths[self.prior_width] if len(self.reference) else "encoder"
 
     @property
     def n_factors(self) -> int:

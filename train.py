@@ -56,7 +56,7 @@ def build(
             TensorBoardPages(folder, config),
             *options.as_list(given.callbacks),
             # after the callbacks that may stop the training
-            RefineAndValidateAtTheEnd(config.model.refinement, config.seed_everything),
+            RefineAndValidateAtTheEnd(options.choose_refinement(config, data), config.seed_everything),
         ],
     }
     return data, model, pl.Trainer(**given.as_dict() | ours)

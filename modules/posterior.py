@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from modules.prior import KernelDensity
 
-OWN_WIDTH = 2.0  # of the prior's kernels, where trials do not share trajectories
+# width of the prior's kernels, by what trials have in common
+PRIOR_WIDTHS = {"shared": 0.0, "similar": 0.3, "own": 2.0}
+N_SAMPLES = 5000  # initial conditions that are drawn where trajectories are similar
 N_NEAREST = 1  # reference trials from which the search for a trial's initial condition starts, beside its encoding
 ASCENT_STEPS, ASCENT_RATE = 60, 0.05  # of this search
 MAX_DIFFERENCE = 60.0  # nats; a trajectory whose log-likelihood is lower than the best one's by more has no weight
@@ -141,20 +143,22 @@ def explain_trials(model: nn.Module, spikes: Tensor, reference: Tensor, width: f
         spikes: (B, T, N) counts per bin, NaN = missing.
         reference: (J, H) initial conditions.
         width: 0: trials share trajectories with the reference trials. Else: width of the prior's kernels (`KernelDensity`).
+            Up to that of similar trajectories, samples of the prior explain the trials, with a larger one gradient ascent.
 
     Returns:
         Log expected counts per bin (B, T, N), latents (B, T, H) and initial conditions (B, H): posterior means.
     """
     spikes, n_bins = spikes.clone(), spikes.shape[1]  # a tensor of inference mode cannot have gradients
+    prior = KernelDensity(reference, width)
+    if 0 < width <= PRIOR_WIDTHS["similar"]:
+        reference = prior.sample(N_SAMPLES)
     log_rates, latents = model.decode(reference, n_bins)
-    if width == 0:
+    if width <= PRIOR_WIDTHS["similar"]:
         return mean_trajectories(posterior_weights(spikes, log_rates), log_rates, latents, reference)
     nearest = log_likelihoods(spikes, log_rates).topk(min(N_NEAREST, len(reference))).indices
     starts = torch.cat((model.encode(spikes).unsqueeze(1), reference[nearest]), dim=1)
     with torch.enable_grad(), frozen(model):
-        found, weights = most_probable(
-            lambda points: model.decode(points, n_bins)[0], spikes, starts, KernelDensity(reference, width)
-        )
+        found, weights = most_probable(lambda points: model.decode(points, n_bins)[0], spikes, starts, prior)
     log_rates, latents = (part.unflatten(0, starts.shape[:2]) for part in model.decode(found.flatten(0, 1), n_bins))
     return mean_trajectories(weights, log_rates, latents, found)
 

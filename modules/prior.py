@@ -29,6 +29,14 @@ class KernelDensity:
         distances = torch.cdist((initial_conditions - self.mean) @ self.whitening, self.centres)
         return (-0.5 * (distances / self.width) ** 2).logsumexp(dim=1)
 
+    def sample(self, n_samples: int) -> Tensor:
+        """Draw initial conditions (n_samples, H), as many from each kernel as from any other. Always the same ones."""
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.arange(n_samples) % len(self.centres)
+        noise = torch.randn(n_samples, self.centres.shape[1], generator=generator).to(self.centres)
+        points = self.centres[rows] + self.width * noise
+        return torch.linalg.solve_triangular(self.whitening, points, upper=True, left=False) + self.mean
+
 
 def whiten(centres: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean (H,) of centres (J, H) and the matrix (H, H) that makes their covariance the identity."""

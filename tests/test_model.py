@@ -8,6 +8,7 @@ from torch import nn
 from data import Batch, SpikeDataModule
 from model import SequentialAutoencoder, sbtt_loss
 from modules.coordinated_dropout import mask_missing, rescale
+from modules.posterior import PRIOR_WIDTHS
 
 
 def some_spikes(n_observed_share: float = 0.3, shape=(4, 7, 5)) -> torch.Tensor:
@@ -217,13 +218,12 @@ def test_the_reference_travels_with_the_checkpoint_not_with_the_weights(tmp_path
         max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
     )
     trainer.fit(model, data)
-    model.reference, model.prior_width = torch.randn(5, 8), 1.5
+    model.reference, model.prior_width = torch.randn(5, 8), PRIOR_WIDTHS["similar"]
     assert "reference" not in model.state_dict()
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     again = SequentialAutoencoder.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
     assert torch.equal(again.reference, model.reference)
-    assert again.prior_width == 1.5
-    assert again.prior == "own"
+    assert again.prior == "similar"
 
 
 def test_weight_decay_is_stronger_for_fewer_trials():

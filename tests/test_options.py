@@ -1,9 +1,12 @@
 """What train.py makes of its options, and what it says of wrong ones."""
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
 
+from data import SpikeDataModule
+from recordings import write_recording
 from training import options
 from training.runs import make_run_dir
 
@@ -119,6 +122,18 @@ def test_configurations_of_the_pretrained_runs_are_read():
 )
 def test_default_bandwidths_are_fractions_of_the_neurons_there_are(n_neurons, expected):
     assert options.default_bandwidths(n_neurons) == expected
+
+
+@pytest.mark.parametrize(
+    ("n_bins", "training", "refinement"), [(20, 1, 1), (1950, 1, 1), (2925, 1.5, 1.5), (7800, 4, 2), (20000, 8, 2)]
+)
+def test_more_data_are_trained_on_for_longer(tmp_path, n_bins, training, refinement):
+    """1950 bins of 32 training trials are as many as in the demonstration."""
+    write_recording(tmp_path / "data.h5", np.ones((40, n_bins, 1)), 0.02)
+    config = options.make_parser().parse_args(["--data.path", str(tmp_path / "data.h5")])
+    data = SpikeDataModule(**config.data)
+    assert options.choose_epochs(config.trainer, data) == training * options.N_STEPS / 2  # 32 trials are two batches
+    assert options.choose_refinement(config, data) == refinement * config.model.refinement
 
 
 @pytest.mark.parametrize(

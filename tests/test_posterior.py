@@ -5,6 +5,7 @@ import torch
 from torch.distributions import Poisson
 
 from modules.posterior import (
+    PRIOR_WIDTHS,
     explain_trials,
     leave_one_out_loss,
     log_likelihoods,
@@ -148,6 +149,28 @@ def test_whitened_centres_have_unit_covariance_also_if_they_are_few_or_equal():
         assert KernelDensity(few, 1.0).log_density(centres).isfinite().all()
 
 
+def test_samples_of_the_kernel_density_lie_around_its_centres():
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(50, 3, generator=generator) @ torch.randn(3, 3, generator=generator) + 5
+    samples = KernelDensity(centres, 0.3).sample(20_000)
+    torch.testing.assert_close(samples.mean(0), centres.mean(0), atol=0.05, rtol=0)
+    torch.testing.assert_close(torch.cov(samples.T), (1 + 0.3**2) * torch.cov(centres.T), atol=0.1, rtol=0.05)
+    around = (samples[::50] - centres[0]) @ whiten(centres)[1]  # in turn, each centre has a sample
+    torch.testing.assert_close(around.std(0), torch.full((3,), 0.3), atol=0.04, rtol=0)
+
+
+def test_samples_between_trajectories_explain_a_trial_better_where_none_is_the_true_one():
+    model, generator = Linear(), torch.Generator().manual_seed(0)
+    reference, true = torch.randn(10, 2, generator=generator), torch.randn(40, 2, generator=generator)
+    rates = model.decode(true, 30)[0].exp().detach()
+    spikes = torch.poisson(rates, generator)
+    errors = [
+        float((explain_trials(model, spikes, reference, PRIOR_WIDTHS[prior])[0].exp() - rates).square().mean())
+        for prior in ("shared", "similar")
+    ]
+    assert errors[1] < 0.8 * errors[0]
+
+
 def test_the_most_probable_initial_condition_balances_counts_and_prior():
     """One dimension, so that a fine grid gives the maximum."""
     generator = torch.Generator().manual_seed(0)
@@ -182,7 +205,7 @@ class Linear(torch.nn.Module):
         return latents @ self.weights, latents
 
 
-@pytest.mark.parametrize("width", [0.0, 2.0])
+@pytest.mark.parametrize("width", PRIOR_WIDTHS.values())
 def test_trials_are_explained_alike_one_by_one_and_in_inference_mode(width):
     model, generator = Linear(), torch.Generator().manual_seed(1)
     reference = torch.randn(20, 2, generator=generator)

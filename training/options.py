@@ -15,7 +15,7 @@ from model import SequentialAutoencoder
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "default.yaml"
 DEMO_BANDWIDTHS = [29, 25, 20, 15, 10, 5, 3, 2]  # of 29 neurons
-N_STEPS = 780  # of a training on the demonstration's trials
+N_STEPS, N_BINS = 780, 62_400  # steps of a training on the demonstration, and the time bins of its training trials
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
@@ -98,13 +98,23 @@ def default_bandwidths(n_neurons: int) -> list[int]:
 def choose_epochs(trainer: Namespace, data: SpikeDataModule) -> int | None:
     """Return the number of epochs: as given, or from the number of trials if nothing limits the training.
 
-    Steps decide, not epochs: N_STEPS up to the 1248 training trials of the demonstration, and more in proportion to the
-    square root of a larger number.
+    Steps decide, not epochs: N_STEPS, and up to eight times as many if there are more data than in the demonstration.
     """
     if trainer.max_epochs is not None or trainer.max_steps != -1:
         return trainer.max_epochs
     n_trials = len(data.trials["train"].spikes)
-    return math.ceil(N_STEPS * max(1.0, n_trials / 1248) ** 0.5 / math.ceil(n_trials / data.batch_size))
+    return math.ceil(N_STEPS * extension(data, at_most=8) / math.ceil(n_trials / data.batch_size))
+
+
+def choose_refinement(config: Namespace, data: SpikeDataModule) -> int:
+    """Return the number of epochs of the refinement: as given, up to twice as many if there are more data."""
+    return round(config.model.refinement * extension(data, at_most=2))
+
+
+def extension(data: SpikeDataModule, at_most: float) -> float:
+    """Return how many times more time bins there are for training than in the demonstration: 1 to `at_most`."""
+    n_trials, n_bins, _ = data.trials["train"].spikes.shape
+    return min(max(n_trials * n_bins / N_BINS, 1.0), at_most)
 
 
 def config_of(config: Namespace, bandwidth: int) -> Namespace:

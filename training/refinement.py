@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from model import SequentialAutoencoder, sbtt_loss
 from modules.coordinated_dropout import mask_missing, rescale
 from modules.optimizer import MuonAdam
-from modules.posterior import OWN_WIDTH, leave_one_out_loss
+from modules.posterior import PRIOR_WIDTHS, leave_one_out_loss
 from modules.prior import whiten
 from modules.readout import merge_readout, principal_readouts, split_readout
 
@@ -30,12 +30,13 @@ MAX_BATCH_SIZE = 208  # at most a third of the trials
 LEARNING_RATE, TABLE_RATE = 1.2e-2, 5e-2
 MAX_STATE = 1e6  # of an initial condition; the decoder's states are between -1 and 1
 PRIOR_WEIGHT = 2.0  # of the Gaussian prior over a table of own initial conditions
+OWN_EPOCHS = 2 / 3  # of the epochs; for longer, own initial conditions learn the noise of a trial
 
 
 class Candidate(NamedTuple):
     """A way to infer."""
 
-    prior: str  # what explains a trial: its encoding alone, trajectories that trials share, or one of its own
+    prior: str  # what explains a trial: its encoding alone (encoder), or how far trials have trajectories in common
     decoder: nn.Module
     readout: nn.Linear
     n_factors: int  # rank of the readout
@@ -46,7 +47,7 @@ class Candidate(NamedTuple):
         model.decoder.load_state_dict(self.decoder.state_dict())
         model.readout.load_state_dict(self.readout.state_dict())
         model.reference = self.reference[trials if len(self.reference) else slice(None)]
-        model.prior_width = OWN_WIDTH if self.prior == "own" else 0.0
+        model.prior_width = PRIOR_WIDTHS.get(self.prior, 0.0)
 
 
 class Development:
@@ -102,11 +103,11 @@ def fit(
 
     Args:
         start: Where the fit starts.
-        prior: shared: each trial is explained by the trajectories of the others in its batch (`leave_one_out_loss`). own: by
-            its own trajectory, with a Gaussian prior over the initial conditions.
+        prior: own: each trial is explained by its own trajectory, with a Gaussian prior over the initial conditions. shared,
+            similar: by the trajectories of the other trials in its batch (`leave_one_out_loss`).
         trials: Training trials.
         rows: (J,) which of them are in the table.
-        n_epochs: Number of epochs.
+        n_epochs: Number of epochs, if trials share trajectories.
         decay: Weight decay.
         seed: Seed of the order of the trials.
     """
@@ -117,6 +118,7 @@ def fit(
         MuonAdam([decoder, readout], None, LEARNING_RATE, decay),
         torch.optim.SparseAdam(table.parameters(), TABLE_RATE, betas=(0.9, 0.99)),
     ]
+    n_epochs = max(1, round(n_epochs * OWN_EPOCHS)) if prior == "own" else n_epochs
     n_batches = max(3, round(len(rows) / MAX_BATCH_SIZE))
     schedules = [PolynomialLR(optimizer, n_epochs * n_batches) for optimizer in optimizers]
     generator = torch.Generator().manual_seed(seed)
@@ -128,7 +130,7 @@ def fit(
             spikes = trials[rows[batch]].shown.to(table.weight)
             initial_conditions = table(batch.to(table.weight.device))
             log_rates = readout(decoder(initial_conditions, spikes.shape[1])).transpose(0, 1)
-            if prior == "shared":
+            if prior != "own":
                 loss = leave_one_out_loss(log_rates, spikes)
             else:
                 n_observed = (~spikes.isnan()).sum().clamp(min=1)
@@ -175,8 +177,8 @@ def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: i
         return losses
 
     few, *more = (Candidate("encoder", decoder, readout, n, encoded) for n, readout in readouts.items())
-    candidates = [few._replace(reference=encoded[:0])]
-    candidates += [fit(few, prior, trials, rows, n_epochs, decay, seed) for prior in ("shared", "own")]
+    shared, own = (fit(few, prior, trials, rows, n_epochs, decay, seed) for prior in ("shared", "own"))
+    candidates = few._replace(reference=encoded[:0]), shared, shared._replace(prior="similar"), own
     least, best = min(((score(candidate), candidate) for candidate in candidates), key=lambda pair: pair[0].sum())
     for start in more if best.prior != "encoder" else ():
         with_more = fit(start, best.prior, trials, rows, n_epochs, decay, seed)
