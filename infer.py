@@ -59,7 +59,7 @@ def write_inference(model: SequentialAutoencoder, stored: dict[str, StoredArray]
 
 
 def infer_file(checkpoint: str, file: str, out: str = "rates.h5", bin_width: float | None = None) -> None:
-    """Infer rates, log-rates, latents and initial conditions of all trials in a file.
+    """Infer rates, log-rates, latents, initial conditions and inputs, if the decoder has any, of all trials in a file.
 
     Args:
         checkpoint: Checkpoint that train.py made, such as lightning_logs/pretrained/bandwidth_29/best.ckpt.

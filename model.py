@@ -7,7 +7,6 @@ A missing count is NaN. Nothing else marks it.
 import math
 from typing import Literal, NamedTuple
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from command_line import InputError
-from modules.coordinated_dropout import coordinated_dropout, mask_missing, rescale
-from modules.gru import GRUDecoder, GRUEncoder
+from modules.coordinated_dropout import coordinated_dropout, mask_missing, rescale, true_indices
+from modules.gru import GRUDecoder, GRUEncoder, at_least_single
 from modules.initialization import init_orthogonal, log_mean_counts
-from modules.metrics import R2, BitsPerSpike
+from modules.metrics import make_scores
 from modules.optimizer import make_optimizer
 from modules.posterior import PRIOR_WIDTHS, explain_trials
 
@@ -42,22 +41,13 @@ def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
     return F.poisson_nll_loss(log_rates, spikes, reduction="sum") / max(len(observed), 1)
 
 
-def true_indices(entries: Tensor) -> Tensor:
-    """Return the indices where `entries` (n,) is True. On a CPU, numpy is faster than torch."""
-    return entries.nonzero().squeeze(1) if entries.device.type != "cpu" else torch.from_numpy(np.flatnonzero(entries))
-
-
-def at_least_single(values: Tensor) -> Tensor:
-    """Convert half precision, which autocast gives, to single precision. Return other precisions unchanged."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 class Inference(NamedTuple):
     """What the model infers from the spikes of B trials."""
 
     log_rates: Tensor  # (B, T, N) log expected counts per bin
     latents: Tensor  # (B, T, H) states of the decoder
     initial_condition: Tensor  # (B, H) state of the decoder before the first bin
+    inputs: Tensor | None = None  # (B, T, I) what drives the decoder at each bin, if anything does
 
 
 class SequentialAutoencoder(pl.LightningModule):
@@ -68,12 +58,15 @@ class SequentialAutoencoder(pl.LightningModule):
 
     `forward` infers a trial with the encoder alone. `infer` is better: it uses the initial conditions of training trials,
     in `reference`, as a prior. With a `prior_width` of 0, a trial is explained by the trajectories of training trials; the
-    larger it is, the less they have in common (modules/posterior.py).
+    larger it is, the less they have in common (modules/posterior.py). With an `input_size` above 0, the encoder's states at each
+    bin give inputs that drive the decoder.
 
     Args:
         n_neurons: Number of neurons; taken from the data.
         bin_width: Width of a time bin (s); taken from the data.
         hidden_size: Units in each GRU.
+        input_size: Number of inferred inputs that drive the decoder. 0: it runs without input.
+        input_penalty: Weight of the mean square of the inputs in the loss (nats per entry).
         dropout: Probability of dropping a unit between encoder and decoder.
         coordinated_dropout: Probability of hiding an observed entry from the encoder in training. The loss is then taken on
             the hidden entries alone, which cannot be copied (Keshtkaran & Pandarinath 2019). 0: on all entries.
@@ -100,6 +93,8 @@ class SequentialAutoencoder(pl.LightningModule):
         n_neurons: int,
         bin_width: float,
         hidden_size: int = 50,
+        input_size: int = 0,
+        input_penalty: float = 0.01,
         dropout: float = 0.1,
         coordinated_dropout: float = 0.5,
         refinement: int = 60,
@@ -117,13 +112,15 @@ class SequentialAutoencoder(pl.LightningModule):
         for name, value in {"hidden_size": hidden_size, "learning_rate": learning_rate}.items():
             if not 0 < value < math.inf:
                 raise InputError(f"--model.{name} {value}: expected a number above 0")
-        for name, value in {"weight_decay": weight_decay or 0.0, "refinement": refinement}.items():
+        sizes = {"refinement": refinement, "input_size": input_size, "input_penalty": input_penalty}
+        for name, value in ({"weight_decay": weight_decay or 0.0} | sizes).items():
             if not 0 <= value < math.inf:
                 raise InputError(f"--model.{name} {value}: expected a number of at least 0")
         self.save_hyperparameters()
         self.encoder = GRUEncoder(n_neurons, hidden_size)
         self.ic_linear = nn.Linear(2 * hidden_size, hidden_size)
-        self.decoder = GRUDecoder(hidden_size)
+        self.decoder = GRUDecoder(hidden_size, input_size)
+        self.input_linear = nn.Linear(2 * hidden_size, input_size, bias=False) if input_size else None
         self.readout = nn.Linear(hidden_size, n_neurons)
         self.dropout = nn.Dropout(dropout)
         if orthogonal_start:
@@ -132,27 +129,24 @@ class SequentialAutoencoder(pl.LightningModule):
         # (trials, H) initial conditions of training trials; not in the state dict, but saved by `on_save_checkpoint`
         self.register_buffer("reference", torch.empty(0, hidden_size), persistent=False)
         self.prior_width = 0.0
-        self.scores = nn.ModuleDict(
-            # a NaN loss counts as infinite
-            {name: MeanMetric(nan_strategy=math.inf) for name in ("nll", "heldout_nll", "heldout_nll_amortised")}
-            | {name: R2(n_neurons) for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised")}
-            | {"bps": BitsPerSpike(n_neurons)}
-        )
+        self.scores = make_scores(n_neurons)
 
-    def encode(self, spikes: Tensor) -> Tensor:
-        """Infer the initial condition (B, H) from spikes (B, T, N). Missing counts (NaN) are read as zeros."""
-        final_states = self.encoder(spikes.nan_to_num(nan=0.0))
-        return at_least_single(self.dropout(self.ic_linear(self.dropout(final_states))))
+    def encode(self, spikes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Infer initial conditions (B, H) and inputs (T, B, I), if any, from spikes (B, T, N), NaN read as zero."""
+        final_states, states = self.encoder(spikes.nan_to_num(nan=0.0), each_bin=self.input_linear is not None)
+        initial_condition = at_least_single(self.dropout(self.ic_linear(self.dropout(final_states))))
+        return initial_condition, None if states is None else at_least_single(self.input_linear(self.dropout(states)))
 
-    def decode(self, initial_condition: Tensor, n_bins: int) -> tuple[Tensor, Tensor]:
+    def decode(self, initial_condition: Tensor, n_bins: int, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Unroll the decoder for `n_bins` from initial conditions (B, H): log-rates (B, T, N) and latents (B, T, H)."""
-        latents = at_least_single(self.decoder(initial_condition, n_bins))  # (T, B, H)
+        latents = at_least_single(self.decoder(initial_condition, n_bins, inputs))  # (T, B, H)
         return at_least_single(self.readout(latents)).transpose(0, 1), latents.transpose(0, 1)
 
     def forward(self, spikes: Tensor) -> Inference:
         """Infer from spikes (B, T, N), NaN = missing, with the encoder alone."""
-        initial_condition = self.encode(spikes)
-        return Inference(*self.decode(initial_condition, spikes.shape[1]), initial_condition)
+        initial_condition, inputs = self.encode(spikes)
+        inferred = self.decode(initial_condition, spikes.shape[1], inputs)
+        return Inference(*inferred, initial_condition, None if inputs is None else inputs.transpose(0, 1))
 
     def infer(self, spikes: Tensor) -> Inference:
         """Infer from spikes (B, T, N) with the reference trials as a prior; without any, as `forward`."""
@@ -181,10 +175,15 @@ class SequentialAutoencoder(pl.LightningModule):
             spikes = self.all_gather(batch.shown).flatten(0, -3)
             self.readout.bias.data = log_mean_counts(spikes).to(self.dtype)
 
+    def loss(self, inferred: Inference, target: Tensor) -> Tensor:
+        """Return the SBTT loss of counts (B, T, N), plus the penalty of the inputs that explain them."""
+        loss = sbtt_loss(inferred.log_rates, target)
+        return loss if inferred.inputs is None else loss + self.hparams.input_penalty * inferred.inputs.square().mean()
+
     def training_step(self, batch: NamedTuple, batch_index: int) -> Tensor:
         """Return the loss of a step: that of the counts that coordinated dropout hides from the encoder."""
         spikes, target = coordinated_dropout(batch.shown, self.hparams.coordinated_dropout)
-        loss = sbtt_loss(self(spikes).log_rates, target)
+        loss = self.loss(self(spikes), target)
         self.log("train/nll", loss, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
         if self.trainer.world_size > 1:  # gradients are averaged over processes: weight them by observed entries
             n_observed = (~target.isnan()).sum().to(loss.dtype)
@@ -234,7 +233,7 @@ class SequentialAutoencoder(pl.LightningModule):
     def configure_optimizers(self) -> dict:
         self.trainer.fit_loop.setup_data()  # loads the training trials
         decay = self.weight_decay(len(self.trainer.train_dataloader.dataset))
-        hidden = [self.encoder, self.ic_linear, self.decoder]
+        hidden = [self.encoder, self.ic_linear, self.decoder] + ([self.input_linear] if self.input_linear else [])
         optimizer = make_optimizer(self.hparams.optimizer, hidden, self.readout, self.hparams.learning_rate, decay)
         if self.hparams.schedule == "constant":
             return {"optimizer": optimizer}

@@ -51,6 +51,7 @@ def evaluate(checkpoint: Path, data_path: str | None) -> Evaluation:
         rates=None if true is None else true[shown],
         inferred=inferred["rates"][shown],
         bin_width=data.bin_width,
+        inputs=inferred["inputs"][shown] if "inputs" in inferred else None,
     )
     result = Evaluation(score(checkpoint, model, data), example, is_demonstration(data.hparams.path))
     if data.trials["valid"].condition is not None:

@@ -13,6 +13,7 @@ VERSION = 1  # of the generator; increase it when the same seed gives another fi
 LORENZ_PER_BIN = 0.07  # Lorenz time units in a bin
 BURN_IN = 2.0  # Lorenz time units from a random state to the attractor
 STEPS_PER_BIN = 60  # RK4 steps; the step of 0.0012 Lorenz time units keeps the error far below the Poisson noise
+PUSH = 20.0  # length of a push, in the units of the Lorenz system, whose dimensions have standard deviations of 8 to 9
 
 
 def lorenz_derivative(state: np.ndarray) -> np.ndarray:
@@ -30,19 +31,49 @@ def rk4_step(state: np.ndarray, step: float) -> np.ndarray:
     return state + (step / 6.0) * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
 
 
-def lorenz_latents(rng: np.random.Generator, conditions: int, bins: int) -> np.ndarray:
-    """Return Lorenz trajectories (conditions, bins, 3), each dimension z-scored over conditions and time."""
+def lorenz_latents(
+    rng: np.random.Generator, conditions: int, bins: int, pushes: np.ndarray | None = None
+) -> np.ndarray:
+    """Return Lorenz trajectories, each dimension z-scored over trajectories and time.
+
+    Args:
+        rng: Random number generator of the initial states.
+        conditions: Number of initial states.
+        bins: Number of time bins.
+        pushes: (conditions, trials, bins, 3) what is added to the state before each bin; None: nothing.
+
+    Returns:
+        (conditions, bins, 3) without pushes, else (conditions * trials, bins, 3).
+    """
     state = rng.normal(0.0, 8.0, (conditions, 3)) + np.array([0.0, 0.0, 25.0])
     step = LORENZ_PER_BIN / STEPS_PER_BIN
     for _ in range(round(BURN_IN / step)):
         state = rk4_step(state, step)
+    if pushes is not None:
+        state, pushes = np.repeat(state, pushes.shape[1], axis=0), pushes.reshape(-1, bins, 3)
     trajectory = [state]
-    for _ in range(bins - 1):
+    for i in range(1, bins):
+        state = state if pushes is None else state + pushes[:, i]
         for _ in range(STEPS_PER_BIN):
             state = rk4_step(state, step)
         trajectory.append(state)
     latents = np.stack(trajectory, axis=1)
     return (latents - latents.mean((0, 1))) / latents.std((0, 1))
+
+
+def random_pushes(rng: np.random.Generator, shape: tuple[int, int, int], pulses: int) -> np.ndarray:
+    """Return pushes (*shape, 3) of trials of `shape` (conditions, trials, bins): zero, but for `pulses` bins of each trial.
+
+    They come in the middle three fifths of a trial, in a random direction.
+    """
+    *trials, bins = shape
+    first, last = bins // 5, bins - bins // 5
+    order = rng.random((*trials, last - first)).argsort(axis=-1)
+    directions = rng.normal(size=(*shape, 3))
+    pushes = PUSH * directions / np.linalg.norm(directions, axis=-1, keepdims=True)
+    is_pulse = np.zeros(shape, bool)
+    is_pulse[..., first:last] = order < pulses
+    return pushes * is_pulse[..., None]
 
 
 def random_loadings(rng: np.random.Generator, neurons: int) -> np.ndarray:
@@ -84,6 +115,7 @@ def simulate(
     mean_rate: float = 15.0,
     log_rate_sd: float = 1.25,
     valid_fraction: float = 0.2,
+    pulses: int = 0,
     seed: int = 5,
 ) -> None:
     """Simulate spikes driven by a latent Lorenz system and write them to an HDF5 file.
@@ -98,6 +130,8 @@ def simulate(
         mean_rate: Mean firing rate over neurons, conditions and time, in spikes/s.
         log_rate_sd: Standard deviation of the log firing rates over neurons, conditions and time (no unit).
         valid_fraction: Fraction of the trials kept for validation.
+        pulses: Number of bins of each trial in which a random push moves the state of the Lorenz system. Their bins are in
+            the file as train_pulses and valid_pulses (trials, bins), bool.
         seed: Seed of all random numbers. The same seed gives the same file, bit for bit.
 
     Raises:
@@ -117,17 +151,21 @@ def simulate(
         raise InputError(
             f"--conditions {conditions} --bins {bins}: expected more than one bin in all, to have a variance"
         )
+    if not 0 <= pulses <= bins // 5:
+        raise InputError(f"--pulses {pulses}: expected 0 to {bins // 5}, a fifth of the bins")
     if seed < 0:
         raise InputError(f"--seed {seed}: expected a whole number of at least 0")
 
     rng = np.random.default_rng(seed)
-    latents = lorenz_latents(rng, conditions, bins)
+    pushes = random_pushes(np.random.default_rng([seed, 1]), (conditions, trials, bins), pulses) if pulses else None
+    latents = lorenz_latents(rng, conditions, bins, pushes)
     rates = condition_rates(latents, random_loadings(rng, neurons), log_rate_sd, mean_rate)
     if not rates.max() * bin_width < 1e6:
         raise InputError(
             f"--mean_rate {mean_rate} --log_rate_sd {log_rate_sd}: expected under a million spikes in a bin"
         )
-    spikes = rng.poisson(rates[:, None] * np.float64(bin_width), (conditions, trials, bins, neurons))
+    expected = rates.reshape(conditions, -1, bins, neurons) * np.float64(bin_width)  # of a condition, or of each trial
+    spikes = rng.poisson(expected, (conditions, trials, bins, neurons))
     is_valid = split_trials(rng, conditions, trials, valid_fraction)
 
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
@@ -139,9 +177,12 @@ def simulate(
             write = dict(chunks=True, compression="gzip", compression_opts=9, shuffle=True)
             narrow = np.uint8 if spikes.max() < 256 else np.uint32
             file.create_dataset(f"{split}_data", data=spikes[chosen].astype(narrow), **write)
-            for key, of_condition in (("truth", rates), ("latents", latents.astype(np.float32))):
-                chunks = (min(32, len(condition)), *of_condition.shape[1:])
-                file.create_dataset(f"{split}_{key}", data=of_condition[condition], **{**write, "chunks": chunks})
+            rows = condition if pushes is None else np.flatnonzero(chosen)
+            for key, trajectories in (("truth", rates), ("latents", latents.astype(np.float32))):
+                chunks = (min(32, len(condition)), *trajectories.shape[1:])
+                file.create_dataset(f"{split}_{key}", data=trajectories[rows], **{**write, "chunks": chunks})
+            if pushes is not None:
+                file.create_dataset(f"{split}_pulses", data=pushes.any(-1)[chosen])
             file.create_dataset(f"{split}_condition", data=condition.astype(np.int32))
 
 

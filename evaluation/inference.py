@@ -11,6 +11,7 @@ UNITS = {
     "log_rates": "log of the expected spikes in a bin",
     "latents": "state of the decoder, no unit",
     "initial_condition": "state of the decoder before the first bin, no unit",
+    "inputs": "input of the decoder, no unit",
 }
 
 
@@ -24,10 +25,13 @@ def infer_arrays(model: SequentialAutoencoder, spikes: np.ndarray | torch.Tensor
 
     Returns:
         float32 arrays: `rates` in spikes/s and `log_rates` (trials, time, neurons), `latents` (trials, time, hidden
-        units) and `initial_condition` (trials, hidden units).
+        units), `initial_condition` (trials, hidden units) and, if the decoder has any, `inputs` (trials, time, input size).
     """
     parts = []
     for batch in torch.as_tensor(spikes, dtype=torch.float32).split(BATCH_SIZE):
         inferred = model.infer(batch.to(model.device, model.dtype))
-        parts.append({"rates": model.rates(inferred.log_rates), **inferred._asdict()})
-    return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in UNITS}
+        if model.hparams.input_size and inferred.inputs is None:  # the refined decoder runs without inputs
+            inferred = inferred._replace(inputs=inferred.latents.new_zeros(*batch.shape[:2], model.hparams.input_size))
+        arrays = {"rates": model.rates(inferred.log_rates), **inferred._asdict()}
+        parts.append({name: array for name, array in arrays.items() if array is not None})
+    return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in UNITS if name in parts[0]}

@@ -12,38 +12,53 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
+def at_least_single(values: Tensor) -> Tensor:
+    """Convert half precision, which autocast gives, to single precision. Return other precisions unchanged."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 class GRUEncoder(nn.GRU):
-    """Bidirectional GRU that returns only its final states."""
+    """Bidirectional GRU."""
 
     def __init__(self, n_inputs: int, hidden_size: int) -> None:
         super().__init__(n_inputs, hidden_size, batch_first=True, bidirectional=True)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the final states (B, 2 H) of inputs (B, T, N), first those of the forward direction. Start from zeros."""
+    def forward(self, inputs: Tensor, each_bin: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Read inputs (B, T, N) in both directions, from zeros.
+
+        Returns:
+            The final states (B, 2 H), first those of the forward direction, and, if `each_bin`, the states (T, B, 2 H).
+        """
         if inputs.device.type != "cpu":
-            return torch.cat(super().forward(inputs)[1].unbind(), dim=1)
+            states, final_states = super().forward(inputs)
+            return torch.cat(final_states.unbind(), dim=1), states.transpose(0, 1) if each_bin else None
         inputs = inputs.permute(1, 2, 0).contiguous()
         start = inputs.new_zeros(self.hidden_size, inputs.shape[2])
         directions = zip((inputs, inputs.flip(0)), self.all_weights, strict=True)
-        return torch.cat([Scan.apply(in_order, start, *weights)[-1] for in_order, weights in directions]).T
+        forward, backward = (Scan.apply(in_order, start, *weights) for in_order, weights in directions)
+        final_states = torch.cat((forward[-1], backward[-1])).T
+        return final_states, torch.cat((forward, backward.flip(0)), dim=1).mT if each_bin else None
 
 
 class GRUDecoder(nn.GRU):
-    """GRU without input. Its parameters are those of an nn.GRU with one input, which is always zero."""
+    """GRU that starts from an initial condition. Without inputs, its parameters are those of an nn.GRU with one, always zero."""
 
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__(1, hidden_size)
-        self.weight_ih_l0.requires_grad = False
+    def __init__(self, hidden_size: int, n_inputs: int = 0) -> None:
+        super().__init__(max(n_inputs, 1), hidden_size)
+        self.weight_ih_l0.requires_grad = n_inputs > 0
 
-    def forward(self, initial_condition: Tensor, n_bins: int) -> Tensor:
-        """Return the states (T, B, H) of the `n_bins` time bins after the initial condition (B, H)."""
+    def forward(self, initial_condition: Tensor, n_bins: int, inputs: Tensor | None = None) -> Tensor:
+        """Return the states (T, B, H) of the `n_bins` time bins after the initial condition (B, H), driven by inputs (T, B, I)."""
         n_trials = len(initial_condition)
         if initial_condition.device.type != "cpu":
-            no_input = initial_condition.new_zeros(n_bins, n_trials, 1)
-            return super().forward(no_input, initial_condition.unsqueeze(0))[0]
+            driven_by = initial_condition.new_zeros(n_bins, n_trials, self.input_size) if inputs is None else inputs
+            return super().forward(driven_by, initial_condition.unsqueeze(0))[0]
         w_ih, *others = self.all_weights[0]
-        no_input = initial_condition.new_zeros(n_bins, 0, n_trials)
-        return Scan.apply(no_input, initial_condition.T.contiguous(), w_ih[:, :0], *others).mT
+        if inputs is None:
+            driven_by, w_ih = initial_condition.new_zeros(n_bins, 0, n_trials), w_ih[:, :0]
+        else:
+            driven_by = inputs.mT.contiguous()
+        return Scan.apply(driven_by, initial_condition.T.contiguous(), w_ih, *others).mT
 
 
 class Scan(torch.autograd.Function):

@@ -7,8 +7,8 @@ Letters in shapes: B trials, T time bins, N neurons.
 import math
 
 import torch
-from torch import Tensor
-from torchmetrics import Metric
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
 
 
 class R2(Metric):
@@ -74,3 +74,10 @@ class BitsPerSpike(Metric):
         mean_rates = self.spikes / self.count.clamp(min=1)
         null = (torch.xlogy(self.spikes, mean_rates) - self.spikes).sum()
         return (self.log_likelihood - null) / (self.spikes.sum() * math.log(2))
+
+
+def make_scores(n_neurons: int) -> nn.ModuleDict:
+    """Return the scores of a validation. A NaN loss counts as infinite."""
+    losses = {name: MeanMetric(nan_strategy=math.inf) for name in ("nll", "heldout_nll", "heldout_nll_amortised")}
+    r2 = {name: R2(n_neurons) for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised")}
+    return nn.ModuleDict(losses | r2 | {"bps": BitsPerSpike(n_neurons)})

@@ -156,7 +156,7 @@ def explain_trials(model: nn.Module, spikes: Tensor, reference: Tensor, width: f
     if width <= PRIOR_WIDTHS["similar"]:
         return mean_trajectories(posterior_weights(spikes, log_rates), log_rates, latents, reference)
     nearest = log_likelihoods(spikes, log_rates).topk(min(N_NEAREST, len(reference))).indices
-    starts = torch.cat((model.encode(spikes).unsqueeze(1), reference[nearest]), dim=1)
+    starts = torch.cat((model.encode(spikes)[0].unsqueeze(1), reference[nearest]), dim=1)
     with torch.enable_grad(), frozen(model):
         found, weights = most_probable(lambda points: model.decode(points, n_bins)[0], spikes, starts, prior)
     log_rates, latents = (part.unflatten(0, starts.shape[:2]) for part in model.decode(found.flatten(0, 1), n_bins))

@@ -24,6 +24,7 @@ class Example:
     rates: np.ndarray | None  # true rates in spikes/s, where known
     inferred: np.ndarray  # inferred rates in spikes/s
     bin_width: float  # s
+    inputs: np.ndarray | None = None  # (time, inputs) of the decoder, if it has any
 
 
 def show_entries(axes: Axes, values: np.ndarray, bin_width: float, **look) -> AxesImage:
@@ -51,27 +52,34 @@ def add_counts_bar(figure: Figure, image: AxesImage, axes: Axes, **place) -> Non
 
 
 def plot_examples(examples: list[Example], titles: list[str]) -> Figure:
-    """Plot trials side by side. Rows: what the model sees, true rates (where known), inferred rates."""
-    rows = {"the model sees": [example.spikes for example in examples]}
+    """Plot trials side by side. Rows: what the model sees, true rates (where known), inputs (where any), inferred rates."""
+    rates = {"it infers": [example.inferred for example in examples]}
     if all(example.rates is not None for example in examples):
-        rows["true rates"] = [example.rates for example in examples]
-    rows["it infers"] = [example.inferred for example in examples]
-    figure = Figure(figsize=(1.6 + 0.8 * len(examples), 0.6 + 1.25 * len(rows)))
-    grid = figure.subplots(len(rows), len(examples), sharex=True, sharey=True, squeeze=False)
-    colours = rate_colours(max(rates.max() for name in rows if name != "the model sees" for rates in rows[name]))
-    for axes_of_row, (name, arrays) in zip(grid, rows.items(), strict=True):
+        rates = {"true rates": [example.rates for example in examples]} | rates
+    inputs = [example.inputs for example in examples if example.inputs is not None]
+    n_rows = 1 + len(rates) + bool(inputs)
+    figure = Figure(figsize=(1.6 + 0.8 * len(examples), 0.6 + 1.25 * n_rows))
+    grid = figure.subplots(n_rows, len(examples), sharex=True, sharey="row", squeeze=False)
+    colours = rate_colours(max(array.max() for arrays in rates.values() for array in arrays))
+    for name, axes_of_row in zip(
+        ["the model sees", *rates], np.delete(grid, slice(1, 1 + bool(inputs)), 0), strict=True
+    ):
         axes_of_row[0].set_ylabel(f"{name}\nneuron")
-        for axes, values, example in zip(axes_of_row, arrays, examples, strict=True):
+        for index, (axes, example) in enumerate(zip(axes_of_row, examples, strict=True)):
             if name == "the model sees":
-                counts = show_spikes(axes, values, example.bin_width)
+                counts = show_spikes(axes, example.spikes, example.bin_width)
             else:
-                rates = show_entries(axes, values, example.bin_width, **colours)
+                image = show_entries(axes, rates[name][index], example.bin_width, **colours)
+    if inputs:
+        grid[1, 0].set_ylabel("inferred\ninputs")
+        for axes, values, example in zip(grid[1], inputs, examples, strict=True):
+            axes.plot(example.bin_width * (np.arange(len(values)) + 0.5), values, linewidth=0.8)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title)
     for axes in grid[-1]:
         axes.set_xlabel("time (s)")
     add_counts_bar(figure, counts, grid[0], label="spikes per bin\n(violet: missing)")
-    figure.colorbar(rates, ax=grid[1:], label="firing rate (spikes/s)")
+    figure.colorbar(image, ax=grid[-len(rates) :], label="firing rate (spikes/s)")
     return figure
 
 

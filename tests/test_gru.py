@@ -20,10 +20,13 @@ def test_encoder_is_a_bidirectional_gru():
     encoder, reference = GRUEncoder(5, 4), nn.GRU(5, 4, batch_first=True, bidirectional=True)
     reference.load_state_dict(encoder.state_dict())
     inputs = torch.randn(3, 7, 5)
-    final_states = encoder(inputs)
-    expected = torch.cat(list(reference(inputs)[1]), dim=1)
+    final_states, states = encoder(inputs, each_bin=True)
+    expected_states, expected = reference(inputs)
+    expected = torch.cat(list(expected), dim=1)
     torch.testing.assert_close(final_states, expected)
+    torch.testing.assert_close(states, expected_states.transpose(0, 1))
     assert final_states.shape == (3, 8)
+    assert encoder(inputs)[1] is None
 
     ours = torch.autograd.grad(final_states.square().sum(), weights_of(encoder))
     torch.testing.assert_close(ours, torch.autograd.grad(expected.square().sum(), weights_of(reference)))
@@ -46,18 +49,36 @@ def test_decoder_is_a_gru_whose_input_is_zero():
     assert not decoder.weight_ih_l0.requires_grad
 
 
+def test_decoder_with_inputs_is_a_gru():
+    decoder, reference = GRUDecoder(4, 2), nn.GRU(2, 4)
+    reference.load_state_dict(decoder.state_dict())
+    initial_condition, inputs = torch.randn(3, 4, requires_grad=True), torch.randn(7, 3, 2, requires_grad=True)
+    states, expected = decoder(initial_condition, 7, inputs), reference(inputs, initial_condition.unsqueeze(0))[0]
+    torch.testing.assert_close(states, expected)
+    ours, theirs = (
+        torch.autograd.grad(result.square().sum(), [initial_condition, inputs, *weights_of(module)])
+        for result, module in ((states, decoder), (expected, reference))
+    )
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(decoder(initial_condition, 7), decoder(initial_condition, 7, torch.zeros_like(inputs)))
+
+
 def test_gradients_are_those_of_finite_differences():
-    encoder, decoder = GRUEncoder(3, 4).double(), GRUDecoder(4).double()
+    encoder, decoder = GRUEncoder(3, 4).double(), GRUDecoder(4, 8).double()
     inputs = torch.randn(2, 5, 3, dtype=torch.double, requires_grad=True)
 
     def read_and_generate(inputs: Tensor, *_: Tensor) -> Tensor:
-        forward, backward = encoder(inputs).chunk(2, dim=1)
-        return decoder(forward - backward, 6)
+        final_states, states = encoder(inputs, each_bin=True)
+        forward, backward = final_states.chunk(2, dim=1)
+        return decoder(forward - backward, 5, states)
 
     assert torch.autograd.gradcheck(read_and_generate, (inputs, *weights_of(encoder), *weights_of(decoder)))
 
 
 def test_other_devices_have_the_gru_of_torch():
     with torch.device("meta"):
-        assert GRUEncoder(5, 4)(torch.zeros(3, 7, 5)).shape == (3, 8)
+        final_states, states = GRUEncoder(5, 4)(torch.zeros(3, 7, 5), each_bin=True)
+        assert final_states.shape == (3, 8)
+        assert states.shape == (7, 3, 8)
         assert GRUDecoder(4)(torch.zeros(3, 4), 7).shape == (7, 3, 4)
+        assert GRUDecoder(4, 8)(torch.zeros(3, 4), 7, states).shape == (7, 3, 4)

@@ -197,8 +197,8 @@ class Linear(torch.nn.Module):
         super().__init__()
         self.weights = torch.nn.Parameter(torch.randn(2, 4, generator=torch.Generator().manual_seed(0)))
 
-    def encode(self, spikes: torch.Tensor) -> torch.Tensor:
-        return spikes.new_zeros(len(spikes), 2)
+    def encode(self, spikes: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return spikes.new_zeros(len(spikes), 2), None
 
     def decode(self, points: torch.Tensor, n_bins: int) -> tuple[torch.Tensor, torch.Tensor]:
         latents = points.unsqueeze(1).expand(-1, n_bins, -1)

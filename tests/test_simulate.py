@@ -87,6 +87,7 @@ def test_split_is_as_equal_as_arithmetic_allows():
         {"bin_width": -1.0},
         {"valid_fraction": 1.0},
         {"seed": -1},
+        {"pulses": 11},
         {"mean_rate": 1e12},
         {"mean_rate": 15.0, "log_rate_sd": 1e6},
         {"conditions": 1, "bins": 1},

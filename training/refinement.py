@@ -2,7 +2,8 @@
 
 The encoder's guess of an initial condition is not the best one, and a decoder that learns from poor guesses learns blurred
 dynamics. So at the end each training trial gets an initial condition of its own, in a table. Table, decoder and readout are
-fitted together, without the encoder. This takes seconds.
+fitted together, without the encoder. This takes seconds. The decoder runs without inputs: if the model has any, the held-out
+counts also decide whether it needs them.
 
 Three things differ between recordings: how many factors the readout needs, whether trials share trajectories, as those of
 one condition do, and whether the refinement helps. The held-out counts of some training trials decide.
@@ -36,7 +37,7 @@ OWN_EPOCHS = 2 / 3  # of the epochs; for longer, own initial conditions learn th
 class Candidate(NamedTuple):
     """A way to infer."""
 
-    prior: str  # what explains a trial: its encoding alone (encoder), or how far trials have trajectories in common
+    prior: str  # what explains a trial: the encoder alone, with inputs if any, or how far trials have trajectories in common
     decoder: nn.Module
     readout: nn.Linear
     n_factors: int  # rank of the readout
@@ -77,13 +78,12 @@ def standard_error(values: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def choose_readouts(model: SequentialAutoencoder, encoded: Tensor, development: Development) -> dict[int, nn.Linear]:
-    """Return readouts with as few factors as held-out counts allow, by their number of factors.
+def choose_readouts(model: SequentialAutoencoder, typical: Tensor, development: Development) -> dict[int, nn.Linear]:
+    """Return readouts of typical latents (J, T, H) with as few factors as held-out counts allow, by their number of factors.
 
     The first has one factor more than the fewest whose loss is within two standard errors (over trials) of the least: one
     more, because the fit has yet to find the exact directions. The second, if it has more factors, has the least loss.
     """
-    typical = model.decode(encoded, development.spikes.shape[1])[1]
     readouts = principal_readouts(model.readout, typical)
     latents = model(rescale(development.shown, development.spikes)).latents
     losses = torch.stack([development.losses(readout(latents)) for readout in readouts])
@@ -162,10 +162,12 @@ def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: i
     has_heldout = torch.cat([trials[part].heldout.flatten(1).any(1) for part in parts])
     development = Development(trials, rows[has_heldout], model.reference)
     with torch.no_grad():
-        encoded = torch.cat([model.encode(trials[part].shown.to(model.reference)) for part in parts])
+        encoded, inputs = zip(*(model.encode(trials[part].shown.to(model.reference)) for part in parts), strict=True)
+        encoded, inputs = torch.cat(encoded), None if inputs[0] is None else torch.cat(inputs, dim=1)
     if not encoded.abs().max() < MAX_STATE:  # the training diverged: nothing to refine
         return {}
-    readouts = choose_readouts(model, encoded, development)
+    typical = model.decode(encoded, development.spikes.shape[1], inputs)[1].detach()
+    readouts = choose_readouts(model, typical, development)
     decoder, decay = deepcopy(model.decoder), model.weight_decay(len(trials))
     tried = {}
 
@@ -180,8 +182,12 @@ def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: i
     shared, own = (fit(few, prior, trials, rows, n_epochs, decay, seed) for prior in ("shared", "own"))
     candidates = few._replace(reference=encoded[:0]), shared, shared._replace(prior="similar"), own
     least, best = min(((score(candidate), candidate) for candidate in candidates), key=lambda pair: pair[0].sum())
-    for start in more if best.prior != "encoder" else ():
-        with_more = fit(start, best.prior, trials, rows, n_epochs, decay, seed)
+    for start in more:
+        with_more = (
+            start._replace(reference=encoded[:0])
+            if best.prior == "encoder"
+            else fit(start, best.prior, trials, rows, n_epochs, decay, seed)
+        )
         gain = least - score(with_more)
         if gain.sum() > standard_error(gain):
             best = with_more

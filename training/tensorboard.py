@@ -138,7 +138,14 @@ def draw_inference(model: pl.LightningModule, data: pl.LightningDataModule) -> d
     spikes, true = trials.spikes.numpy(), None if trials.rates is None else trials.rates.numpy()
     chosen = np.linspace(0, len(spikes) - 1, min(N_EXAMPLES, len(spikes))).astype(int)
     examples = [
-        Example(data.n_observed, spikes[trial], None if true is None else true[trial], rates[trial], data.bin_width)
+        Example(
+            data.n_observed,
+            spikes[trial],
+            None if true is None else true[trial],
+            rates[trial],
+            data.bin_width,
+            inferred["inputs"][trial] if "inputs" in inferred else None,
+        )
         for trial in chosen
     ]
     condition = data.trials["valid"].condition
