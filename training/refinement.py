@@ -180,16 +180,20 @@ def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: i
 
     few, *more = (Candidate("encoder", decoder, readout, n, encoded) for n, readout in readouts.items())
     shared, own = (fit(few, prior, trials, rows, n_epochs, decay, seed) for prior in ("shared", "own"))
-    candidates = few._replace(reference=encoded[:0]), shared, shared._replace(prior="similar"), own
+    candidates = few._replace(reference=encoded[:0]), shared, own
     least, best = min(((score(candidate), candidate) for candidate in candidates), key=lambda pair: pair[0].sum())
+
+    def better(candidate: Candidate) -> tuple[Tensor, Candidate]:
+        """Return the candidate if it is better than the best one by a standard error, else that one."""
+        losses = score(candidate)
+        gain = least - losses
+        return (losses, candidate) if gain.sum() > standard_error(gain) else (least, best)
+
+    least, best = better(shared._replace(prior="similar"))
     for start in more:
-        with_more = (
-            start._replace(reference=encoded[:0])
-            if best.prior == "encoder"
-            else fit(start, best.prior, trials, rows, n_epochs, decay, seed)
-        )
-        gain = least - score(with_more)
-        if gain.sum() > standard_error(gain):
-            best = with_more
+        if best.prior == "encoder":
+            least, best = better(start._replace(reference=encoded[:0]))
+        else:
+            least, best = better(fit(start, best.prior, trials, rows, n_epochs, decay, seed))
     best.install(model)
     return tried
