@@ -71,7 +71,7 @@ class SequentialAutoencoder(pl.LightningModule):
         coordinated_dropout: Probability of hiding an observed entry from the encoder in training. The loss is then taken on
             the hidden entries alone, which cannot be copied (Keshtkaran & Pandarinath 2019). 0: on all entries.
         refinement: Epochs in which decoder, readout and the training trials' initial conditions are fitted at the end of
-            the training (training/refinement.py), up to twice as many for many data. 0: none, and `infer` equals `forward`.
+            the training (training/refinement.py), twice as many for large data. 0: none, and `infer` equals `forward`.
         start_at_mean_rates: Initialise the readout's bias with the log mean counts of the first batch, so that the training
             starts from each neuron's mean rate instead of one spike per bin.
         orthogonal_start: Initialise with orthogonal recurrent matrices and quick update gates (modules/initialization.py).
@@ -175,16 +175,14 @@ class SequentialAutoencoder(pl.LightningModule):
             spikes = self.all_gather(batch.shown).flatten(0, -3)
             self.readout.bias.data = log_mean_counts(spikes).to(self.dtype)
 
-    def loss(self, inferred: Inference, target: Tensor) -> Tensor:
-        """Return the SBTT loss of counts (B, T, N), plus the penalty of the inputs that explain them."""
-        loss = sbtt_loss(inferred.log_rates, target)
-        return loss if inferred.inputs is None else loss + self.hparams.input_penalty * inferred.inputs.square().mean()
-
     def training_step(self, batch: NamedTuple, batch_index: int) -> Tensor:
-        """Return the loss of a step: that of the counts that coordinated dropout hides from the encoder."""
+        """Return the loss of a step: that of the counts that coordinated dropout hides from the encoder, and a penalty of inputs."""
         spikes, target = coordinated_dropout(batch.shown, self.hparams.coordinated_dropout)
-        loss = self.loss(self(spikes), target)
+        inferred = self(spikes)
+        loss = sbtt_loss(inferred.log_rates, target)
         self.log("train/nll", loss, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
+        if inferred.inputs is not None:
+            loss = loss + self.hparams.input_penalty * inferred.inputs.square().mean()
         if self.trainer.world_size > 1:  # gradients are averaged over processes: weight them by observed entries
             n_observed = (~target.isnan()).sum().to(loss.dtype)
             loss = loss * n_observed / self.all_gather(n_observed).mean().clamp(min=1e-6)

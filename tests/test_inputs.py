@@ -1,5 +1,7 @@
 """Inferred inputs: from a training to the files and figures that show them."""
 
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
@@ -7,13 +9,53 @@ import pytorch_lightning as pl
 import torch
 from conftest import SMALL
 
-from data import SpikeDataModule
+from data import Batch, SpikeDataModule
 from evaluation.checkpoints import load_checkpoint
 from evaluation.inference import infer_arrays
-from model import SequentialAutoencoder
+from model import SequentialAutoencoder, sbtt_loss
 from plotting.trials import Example, plot_examples
 from simulate import simulate
 from training.refinement import refine
+
+
+def make_model(**options) -> SequentialAutoencoder:
+    return SequentialAutoencoder(5, 0.02, hidden_size=6, **options).eval()
+
+
+def some_spikes() -> torch.Tensor:
+    """4 trials of 7 bins of 5 neurons, with gaps."""
+    generator = torch.Generator().manual_seed(0)
+    spikes = torch.poisson(torch.full((4, 7, 5), 0.7), generator)
+    return spikes.masked_fill(torch.rand(spikes.shape, generator=generator) < 0.4, torch.nan)
+
+
+def test_inputs_drive_the_decoder_and_are_penalised():
+    spikes, model = some_spikes(), make_model(input_size=3, coordinated_dropout=0.0)
+    inference = model(spikes)
+    assert inference.inputs.shape == (4, 7, 3)
+    by_inputs = model.decode(inference.initial_condition, 7, inference.inputs.transpose(0, 1))[0]
+    torch.testing.assert_close(by_inputs, inference.log_rates)
+    pushed = inference.inputs.clone()
+    pushed[:, 4] += 1.0
+    changed = model.decode(inference.initial_condition, 7, pushed.transpose(0, 1))[0]
+    assert torch.equal(changed[:, :4], by_inputs[:, :4])
+    assert not torch.allclose(changed[:, 4:], by_inputs[:, 4:])
+    model.log = lambda *_, **__: None  # no trainer logs
+    model.trainer = SimpleNamespace(world_size=1)
+    batch = Batch(spikes, torch.zeros_like(spikes, dtype=torch.bool), None)
+    assert model.training_step(batch, 0).item() == pytest.approx(
+        float(sbtt_loss(inference.log_rates, spikes) + 0.01 * inference.inputs.square().mean())
+    )
+
+
+def test_without_inputs_the_model_is_as_before():
+    torch.manual_seed(0)
+    expected = make_model().state_dict()
+    torch.manual_seed(0)
+    given = make_model(input_size=0).state_dict()
+    assert expected.keys() == given.keys()
+    assert not any("input_linear" in name for name in given)
+    assert make_model()(some_spikes()).inputs is None
 
 
 def test_inputs_are_in_files_and_figures(call, tmp_path, small_lorenz):

@@ -104,32 +104,6 @@ def test_shapes_and_the_way_from_initial_condition_to_rates():
     torch.testing.assert_close(model.rates(inference.log_rates), inference.log_rates.exp() / 0.02)
 
 
-def test_inputs_drive_the_decoder_and_are_penalised():
-    spikes, model = some_spikes(), make_model(input_size=3).eval()
-    inference = model(spikes)
-    assert inference.inputs.shape == (4, 7, 3)
-    by_inputs = model.decode(inference.initial_condition, 7, inference.inputs.transpose(0, 1))[0]
-    torch.testing.assert_close(by_inputs, inference.log_rates)
-    pushed = inference.inputs.clone()
-    pushed[:, 4] += 1.0
-    changed = model.decode(inference.initial_condition, 7, pushed.transpose(0, 1))[0]
-    assert torch.equal(changed[:, :4], by_inputs[:, :4])
-    assert not torch.allclose(changed[:, 4:], by_inputs[:, 4:])
-    assert model.loss(inference, spikes).item() == pytest.approx(
-        float(sbtt_loss(inference.log_rates, spikes) + 0.01 * inference.inputs.square().mean())
-    )
-
-
-def test_without_inputs_the_model_is_as_before():
-    torch.manual_seed(0)
-    expected = make_model().state_dict()
-    torch.manual_seed(0)
-    given = make_model(input_size=0).state_dict()
-    assert expected.keys() == given.keys()
-    assert not any("input_linear" in name for name in given)
-    assert make_model()(some_spikes()).inputs is None
-
-
 def test_mixed_precision_gives_initial_conditions_and_log_rates_in_single_precision():
     spikes, model = some_spikes(), make_model().eval()
     with torch.autocast("cpu", torch.bfloat16):

@@ -96,7 +96,7 @@ def default_bandwidths(n_neurons: int) -> list[int]:
 
 
 def choose_epochs(trainer: Namespace, data: SpikeDataModule) -> int | None:
-    """Return the number of epochs: as given, or from the number of trials if nothing limits the training.
+    """Return the number of epochs: as given, or from the amount of data if nothing limits the training.
 
     Steps decide, not epochs: N_STEPS, and up to eight times as many if there are more data than in the demonstration.
     """

@@ -2,7 +2,7 @@
 
 The encoder's guess of an initial condition is not the best one, and a decoder that learns from poor guesses learns blurred
 dynamics. So at the end each training trial gets an initial condition of its own, in a table. Table, decoder and readout are
-fitted together, without the encoder. This takes seconds. The decoder runs without inputs: if the model has any, the held-out
+fitted together, without the encoder. This takes about a third of the time of a training. The decoder runs without inputs: if the model has any, the held-out
 counts also decide whether it needs them.
 
 Three things differ between recordings: how many factors the readout needs, whether trials share trajectories, as those of
@@ -164,9 +164,9 @@ def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: i
     with torch.no_grad():
         encoded, inputs = zip(*(model.encode(trials[part].shown.to(model.reference)) for part in parts), strict=True)
         encoded, inputs = torch.cat(encoded), None if inputs[0] is None else torch.cat(inputs, dim=1)
+        typical = model.decode(encoded, development.spikes.shape[1], inputs)[1]
     if not encoded.abs().max() < MAX_STATE:  # the training diverged: nothing to refine
         return {}
-    typical = model.decode(encoded, development.spikes.shape[1], inputs)[1].detach()
     readouts = choose_readouts(model, typical, development)
     decoder, decay = deepcopy(model.decoder), model.weight_decay(len(trials))
     tried = {}
