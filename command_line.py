@@ -16,6 +16,12 @@ class InputError(Exception):
     """A mistake in the input. The message names the file, key or flag, what was found and what was expected."""
 
 
+def expect(is_right: bool, flag: str, value: object, expected: str) -> None:
+    """Raise InputError about the value of a flag if it is not right."""
+    if not is_right:
+        raise InputError(f"{flag} {value}: expected {expected}")
+
+
 class FailedWork(Exception):
     """Work that failed although the input was right. The message says what happened."""
 

@@ -12,7 +12,7 @@ from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from command_line import InputError
+from command_line import InputError, expect
 from modules.coordinated_dropout import mask_missing
 from recordings.checks import check_counts, check_rates
 from recordings.hdf5 import SPLITS, StoredArray, Trials, read_file
@@ -62,6 +62,7 @@ class Masks(NamedTuple):
     bandwidth: int | None  # None: all recorded neurons are observed
     heldout_fraction: float  # of the observed entries of a trial
     stride: int | None  # held-out entries are in each trial (1), in each stride-th trial, or in none (None)
+    first_heldout: int | None = None  # neurons from this one on are held out instead of random entries
 
     def apply(self, spikes: np.ndarray, trial: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the spikes (T, N) of a trial with NaN where they are not observed, and which entries are held out."""
@@ -72,6 +73,8 @@ class Masks(NamedTuple):
             spikes = np.where(observed, spikes, np.float32(np.nan))
         if self.stride is None or trial % self.stride:
             return spikes, np.zeros_like(observed)
+        if self.first_heldout is not None:
+            return spikes, observed & (np.arange(spikes.shape[1]) >= self.first_heldout)
         return spikes, observed & (rng.random(spikes.shape, dtype=np.float32) < self.heldout_fraction)
 
 
@@ -170,20 +173,21 @@ class SpikeDataModule(pl.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        self.trials, bin_width = read_file(path, bin_width)
-        self.bin_width = bin_width
+        self.trials, self.bin_width, self.n_heldin, self.conversion = read_file(path, bin_width)
+        bin_width = self.bin_width  # for the hyperparameters
         self.n_neurons = self.trials["train"].spikes.shape[-1]
-        if bandwidth is not None and not 1 <= bandwidth <= self.n_neurons:
-            raise InputError(f"bandwidth {bandwidth}: expected 1 to {self.n_neurons}, the number of neurons in {path}")
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"--data.batch_size {batch_size}: expected at least 1")
-        if num_workers < 0:
-            raise InputError(f"--data.num_workers {num_workers}: expected at least 0")
-        if not 0 < heldout_fraction < 1:
-            raise InputError(f"--data.heldout_fraction {heldout_fraction}: expected a fraction between 0 and 1")
-        if not 0 <= development_fraction <= 1:
-            raise InputError(f"--data.development_fraction {development_fraction}: expected a fraction from 0 to 1")
+        n_neurons = f"1 to {self.n_neurons}, the number of neurons in {path}"
+        expect(bandwidth is None or 1 <= bandwidth <= self.n_neurons, "bandwidth", bandwidth, n_neurons)
+        expect(batch_size is None or batch_size >= 1, "--data.batch_size", batch_size, "at least 1")
+        expect(num_workers >= 0, "--data.num_workers", num_workers, "at least 0")
+        expect(0 < heldout_fraction < 1, "--data.heldout_fraction", heldout_fraction, "a fraction between 0 and 1")
+        is_fraction = 0 <= development_fraction <= 1
+        expect(is_fraction, "--data.development_fraction", development_fraction, "a fraction from 0 to 1")
         self.save_hyperparameters()
+
+    def state_dict(self) -> dict[str, str | None]:
+        """Return what a checkpoint remembers beside the options: how the recording was made from a session."""
+        return {"conversion": self.conversion}
 
     @property
     def batch_size(self) -> int:
@@ -207,7 +211,8 @@ class SpikeDataModule(pl.LightningDataModule):
     def _dataset(self, split: str) -> Dataset:
         options, trials = self.hparams, self.trials[split]
         stride = 1 if split == "valid" else self._development_stride()
-        masks = Masks([options.seed, SPLITS.index(split)], options.bandwidth, options.heldout_fraction, stride)
+        first = self.n_heldin if split == "valid" and self.n_heldin < self.n_neurons else None
+        masks = Masks([options.seed, SPLITS.index(split)], options.bandwidth, options.heldout_fraction, stride, first)
         is_stored = isinstance(trials.spikes, StoredArray)
         return StreamedTrialDataset(trials, masks) if is_stored else TrialDataset(trials, masks)
 

@@ -75,9 +75,12 @@ def describe(path: str, bin_width: float | None = None) -> None:
         InputError: the file cannot be trained on.
     """
     bin_width_flag = "" if bin_width is None else f" --data.bin_width {bin_width}"
-    trials, bin_width = read_file(path, bin_width)
+    trials, bin_width, n_heldin, _ = read_file(path, bin_width)
     n_bins, n_neurons = trials["train"].spikes.shape[1:]
-    print(f"{path}: {n_neurons} neurons, {n_bins} bins of {bin_width:g} s in a trial ({n_bins * bin_width:g} s)")
+    heldout = f", of which {n_neurons - n_heldin} are hidden from the encoder" if n_heldin < n_neurons else ""
+    print(
+        f"{path}: {n_neurons} neurons{heldout}, {n_bins} bins of {bin_width:g} s in a trial ({n_bins * bin_width:g} s)"
+    )
     warnings = []
     for split, split_trials in trials.items():
         summary = summarise(split_trials, path, split)

@@ -1,26 +1,33 @@
 """Infer rates from a recording with a trained model.
 
 python infer.py CHECKPOINT FILE --out rates.h5
+python infer.py CHECKPOINT FILE --out rates.npz --to npz
+python infer.py CHECKPOINT session.nwb --out with_rates.nwb --to nwb
 
-FILE has spikes in `data`, or in `train_data` and `valid_data`, or in all three. Its neurons must be those of the training;
-trials may be new and of another length. Missing counts are NaN. No other entries are dropped.
+FILE has spikes in `data`, or in `train_data` and `valid_data`, or in all three; or it is a session in NWB, if the model was
+trained on what convert.py made from one. Its neurons must be those of the training; trials may be new and of another length.
+Missing counts are NaN. No other entries are dropped.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import jsonargparse
 import numpy as np
 from rich.progress import Progress
 
-from command_line import InputError, atomic_write, run, writable_folder
-from evaluation.checkpoints import load_checkpoint
+from command_line import InputError, atomic_write, expect, run, writable_folder
+from evaluation.checkpoints import load_checkpoint, load_conversion
 from evaluation.inference import BATCH_SIZE, UNITS, infer_arrays
 from model import SequentialAutoencoder
 from recordings.checks import check_counts
-from recordings.hdf5 import SPLITS, StoredArray, blocks, open_file, open_trials, read_bin_width
+from recordings.hdf5 import SPLITS, Array, blocks, open_file, open_trials, read_bin_width
+from recordings.nwb import is_nwb, write_rates
+from recordings.session import Conversion, Session, read_session
 
 
 def fingerprint(path: str | Path) -> str:
@@ -29,7 +36,7 @@ def fingerprint(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_spikes(path: str, bin_width: float | None) -> tuple[dict[str, StoredArray], float]:
+def open_spikes(path: str, bin_width: float | None) -> tuple[dict[str, Array], float]:
     """Return the stored spikes of a file by the prefix of their key ("", `train_`, `valid_`), and the bin width (s).
 
     Raises:
@@ -43,28 +50,86 @@ def open_spikes(path: str, bin_width: float | None) -> tuple[dict[str, StoredArr
         return stored, read_bin_width(file, path, bin_width)
 
 
-def write_inference(model: SequentialAutoencoder, stored: dict[str, StoredArray], target: h5py.File) -> None:
-    """Infer a batch at a time. Write the arrays of `infer_arrays`; their keys get the prefix of the spikes' key."""
+def open_session(path: str, checkpoint: str) -> Session:
+    """Cut an NWB file into trials as that of the training was, with the same units.
+
+    Raises:
+        InputError: a file that cannot be read or lacks a unit, or a model that was not trained on an NWB file.
+    """
+    conversion = load_conversion(checkpoint)
+    if conversion is None:
+        raise InputError(
+            f"{path}: {checkpoint} was not trained on a session; expected a file that convert.py made from {path}"
+        )
+    session = read_session(path, Conversion(**json.loads(conversion)))
+    for line in session.notes:
+        print(line)
+    return session
+
+
+def infer_blocks(
+    model: SequentialAutoencoder, stored: dict[str, Array], path: str
+) -> Iterator[tuple[str, slice, dict[str, np.ndarray]]]:
+    """Yield what is inferred, a batch at a time: the prefix of the spikes' key, the trials, and their arrays."""
     with Progress(transient=True) as progress:
         for prefix, spikes in stored.items():
-            task = progress.add_task(spikes.key, total=len(spikes))
+            task = progress.add_task(f"{prefix}data", total=len(spikes))
             for trials in blocks(spikes, max_trials=BATCH_SIZE):
-                batch = check_counts(spikes[trials], spikes.path, spikes.key)
-                for name, inferred in infer_arrays(model, batch).items():
-                    shape = inferred.shape[1:]
-                    array = target.require_dataset(prefix + name, (len(spikes), *shape), "float32", chunks=(1, *shape))
-                    array.attrs["unit"] = UNITS[name]
-                    array[trials] = inferred
+                yield prefix, trials, infer_arrays(model, check_counts(spikes[trials], path, f"{prefix}data"))
                 progress.update(task, completed=trials.stop)
 
 
-def infer_file(checkpoint: str, file: str, out: str = "rates.h5", bin_width: float | None = None) -> None:
+def write_hdf5(model: SequentialAutoencoder, stored: dict[str, Array], path: str, out: Path, about: dict) -> None:
+    """Write the arrays of `infer_arrays`, with their units; their keys get the prefix of the spikes' key."""
+    with h5py.File(out, "w") as target:
+        target.attrs.update(about)
+        for prefix, trials, arrays in infer_blocks(model, stored, path):
+            for name, inferred in arrays.items():
+                shape = inferred.shape[1:]
+                n_trials = len(stored[prefix])
+                array = target.require_dataset(prefix + name, (n_trials, *shape), "float32", chunks=(1, *shape))
+                array.attrs["unit"] = UNITS[name]
+                array[trials] = inferred
+
+
+def write_npz(model: SequentialAutoencoder, stored: dict[str, Array], path: str, out: Path, about: dict) -> None:
+    """Write the same arrays as a compressed file of numpy, with the key `about` (JSON)."""
+    parts = {}
+    for prefix, _, arrays in infer_blocks(model, stored, path):
+        for name, inferred in arrays.items():
+            parts.setdefault(prefix + name, []).append(inferred)
+    with open(out, "wb") as file:
+        np.savez_compressed(
+            file, about=json.dumps(about), **{name: np.concatenate(part) for name, part in parts.items()}
+        )
+
+
+def write_nwb(model: SequentialAutoencoder, session: Session, path: str, out: str, about: dict) -> None:
+    """Write a copy of a session with the rates of all bins of its trials, in the order of the trials' starts."""
+    bin_width = session.conversion.bin_width
+    rates = np.concatenate([arrays["rates"] for *_, arrays in infer_blocks(model, {"": session.spikes}, path)])
+    times = session.windows[:, :1] + bin_width * (0.5 + np.arange(rates.shape[1]))
+    order = np.argsort(session.windows[:, 0], kind="stable")
+    in_trial = (times < session.windows[:, 1:])[order]  # not in padding
+    write_rates(
+        path, out, rates[order][in_trial], times[order][in_trial], session.conversion.unit_ids, json.dumps(about)
+    )
+
+
+def infer_file(
+    checkpoint: str,
+    file: str,
+    out: str = "rates.h5",
+    to: Literal["hdf5", "npz", "nwb"] = "hdf5",
+    bin_width: float | None = None,
+) -> None:
     """Infer rates, log-rates, latents, initial conditions and inputs, if the decoder has any, of all trials in a file.
 
     Args:
         checkpoint: Checkpoint that train.py made, such as lightning_logs/pretrained/bandwidth_29/best.ckpt.
-        file: HDF5 file with spikes (trials, time, neurons) in `data`, or in `train_data` and `valid_data`.
-        out: HDF5 file to write. It must not exist.
+        file: HDF5 file with spikes (trials, time, neurons) in `data`, or in `train_data` and `valid_data`; or an NWB file.
+        out: File to write. It must not exist.
+        to: Format of `out`. nwb: a copy of the session with the rates (processing module `sbtt`).
         bin_width: Width of a time bin (s). None: the file's attribute.
 
     Raises:
@@ -73,24 +138,32 @@ def infer_file(checkpoint: str, file: str, out: str = "rates.h5", bin_width: flo
     model, _ = load_checkpoint(checkpoint)
     if Path(out).exists():
         raise InputError(f"--out {out}: exists; expected the name of a new file")
+    expect(to != "nwb" or is_nwb(file), "--to", to, f"hdf5 or npz, because {file} is no NWB file")
     writable_folder(Path(out).parent, "--out")
-    stored, bin_width = open_spikes(file, bin_width)
-    for spikes in stored.values():
+    if is_nwb(file):
+        session = open_session(file, checkpoint)
+        stored, bin_width = {"": session.spikes}, session.conversion.bin_width
+    else:
+        stored, bin_width = open_spikes(file, bin_width)
+    for prefix, spikes in stored.items():
         if spikes.shape[2] != model.hparams.n_neurons:
-            raise InputError(f"{file}: {spikes.key} has {spikes.shape[2]} neurons; expected {model.hparams.n_neurons}")
+            raise InputError(f"{file}: {prefix}data has {spikes.shape[2]} neurons; expected {model.hparams.n_neurons}")
     if not np.isclose(bin_width, model.hparams.bin_width):
         raise InputError(
             f"{file}: its bins are {bin_width:g} s wide; expected {model.hparams.bin_width:g}, as in training"
         )
-    if model.hparams.refinement > 0 and model.prior == "encoder":
+    if model.hparams.refinement > 0 and model.prior == "encoder" and not model.hparams.input_size:
         print(f"{checkpoint} has no reference trials: the encoder alone infers")
 
-    with atomic_write(out) as temporary, h5py.File(temporary, "w") as target:
-        target.attrs.update(
-            bin_width=bin_width, checkpoint=str(checkpoint), checkpoint_sha256=fingerprint(checkpoint),
-            data=str(file), data_sha256=fingerprint(file), hyperparameters=json.dumps(dict(model.hparams)),
-        )  # fmt: skip
-        write_inference(model, stored, target)
+    about = {
+        "bin_width": bin_width, "checkpoint": checkpoint, "checkpoint_sha256": fingerprint(checkpoint),
+        "data": file, "data_sha256": fingerprint(file), "hyperparameters": json.dumps(dict(model.hparams)),
+    }  # fmt: skip
+    if to == "nwb":
+        write_nwb(model, session, file, out, about)
+    else:
+        with atomic_write(out) as temporary:
+            (write_hdf5 if to == "hdf5" else write_npz)(model, stored, file, temporary, about)
     print(f"Rates of {sum(map(len, stored.values()))} trials are in {out}")
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from command_line import InputError
+from command_line import expect
 from modules.coordinated_dropout import coordinated_dropout, mask_missing, rescale, true_indices
 from modules.gru import GRUDecoder, GRUEncoder, at_least_single
 from modules.initialization import init_orthogonal, log_mean_counts
@@ -64,6 +64,7 @@ class SequentialAutoencoder(pl.LightningModule):
     Args:
         n_neurons: Number of neurons; taken from the data.
         bin_width: Width of a time bin (s); taken from the data.
+        n_heldin: Number of neurons, the first ones, that the encoder sees; taken from the data. None: all.
         hidden_size: Units in each GRU.
         input_size: Number of inferred inputs that drive the decoder. 0: it runs without input.
         input_penalty: Weight of the mean square of the inputs in the loss (nats per entry).
@@ -92,6 +93,7 @@ class SequentialAutoencoder(pl.LightningModule):
         self,
         n_neurons: int,
         bin_width: float,
+        n_heldin: int | None = None,
         hidden_size: int = 50,
         input_size: int = 0,
         input_penalty: float = 0.01,
@@ -107,17 +109,14 @@ class SequentialAutoencoder(pl.LightningModule):
     ) -> None:
         super().__init__()
         for name, value in {"dropout": dropout, "coordinated_dropout": coordinated_dropout}.items():
-            if not 0 <= value <= 1:
-                raise InputError(f"--model.{name} {value}: expected a fraction from 0 to 1")
+            expect(0 <= value <= 1, f"--model.{name}", value, "a fraction from 0 to 1")
         for name, value in {"hidden_size": hidden_size, "learning_rate": learning_rate}.items():
-            if not 0 < value < math.inf:
-                raise InputError(f"--model.{name} {value}: expected a number above 0")
+            expect(0 < value < math.inf, f"--model.{name}", value, "a number above 0")
         sizes = {"refinement": refinement, "input_size": input_size, "input_penalty": input_penalty}
         for name, value in ({"weight_decay": weight_decay or 0.0} | sizes).items():
-            if not 0 <= value < math.inf:
-                raise InputError(f"--model.{name} {value}: expected a number of at least 0")
+            expect(0 <= value < math.inf, f"--model.{name}", value, "a number of at least 0")
         self.save_hyperparameters()
-        self.encoder = GRUEncoder(n_neurons, hidden_size)
+        self.encoder = GRUEncoder(n_heldin or n_neurons, hidden_size)
         self.ic_linear = nn.Linear(2 * hidden_size, hidden_size)
         self.decoder = GRUDecoder(hidden_size, input_size)
         self.input_linear = nn.Linear(2 * hidden_size, input_size, bias=False) if input_size else None
@@ -133,7 +132,8 @@ class SequentialAutoencoder(pl.LightningModule):
 
     def encode(self, spikes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Infer initial conditions (B, H) and inputs (T, B, I), if any, from spikes (B, T, N), NaN read as zero."""
-        final_states, states = self.encoder(spikes.nan_to_num(nan=0.0), each_bin=self.input_linear is not None)
+        heldin = spikes[..., : self.encoder.input_size].nan_to_num(nan=0.0)
+        final_states, states = self.encoder(heldin, each_bin=self.input_linear is not None)
         initial_condition = at_least_single(self.dropout(self.ic_linear(self.dropout(final_states))))
         return initial_condition, None if states is None else at_least_single(self.input_linear(self.dropout(states)))
 
@@ -197,7 +197,8 @@ class SequentialAutoencoder(pl.LightningModule):
         spikes, observed = batch.spikes, ~batch.spikes.isnan()
         shown, heldout = batch.shown, mask_missing(spikes, batch.heldout)
         # counts are rescaled for the encoder, as in coordinated dropout; the posterior needs counts as they are
-        amortised, amortised_heldout = self(torch.cat((spikes, rescale(shown, spikes)))).log_rates.chunk(2)
+        heldin, shown_heldin = (counts[..., : self.encoder.input_size] for counts in (spikes, shown))
+        amortised, amortised_heldout = self(torch.cat((heldin, rescale(shown_heldin, heldin)))).log_rates.chunk(2)
         inferred, inferred_heldout = amortised, amortised_heldout
         if len(self.reference):
             inferred, inferred_heldout = self.infer(torch.cat((spikes, shown))).log_rates.chunk(2)
@@ -217,6 +218,8 @@ class SequentialAutoencoder(pl.LightningModule):
                 value = score.compute()
                 if isinstance(score, MeanMetric) or not value.isnan():  # NaN: no neuron has this R², or no spike
                     self.log(f"valid/{name}", value)
+                    if name == "bps" and self.encoder.input_size < self.hparams.n_neurons:  # of held-out neurons
+                        self.log("valid/co_bps", value)
         self.log("step", float(self.current_epoch + 1))  # the x-axis of TensorBoard
 
     def on_train_epoch_end(self) -> None:

@@ -40,7 +40,7 @@ def build(
     pl.seed_everything(config.seed_everything, workers=True, verbose=False)
     given = options.make_parser().instantiate(config).trainer  # options that name classes become objects
     data = SpikeDataModule(**config.data, seed=config.seed_everything)
-    model = SequentialAutoencoder(data.n_neurons, data.bin_width, **config.model)
+    model = SequentialAutoencoder(data.n_neurons, data.bin_width, data.n_heldin, **config.model)
     ours = {
         "logger": make_logger(folder, runs.last_checkpoint(folder)) if given.logger in (None, True) else given.logger,
         "devices": given.devices if gpu is None else [gpu],

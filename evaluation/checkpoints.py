@@ -84,6 +84,14 @@ def load_checkpoint(path: str | Path) -> tuple[SequentialAutoencoder, dict]:
     return model.eval(), data_options
 
 
+def load_conversion(path: str | Path) -> str | None:
+    """Return how the data of a checkpoint's training were made from a session (JSON), if they were.
+
+    The checkpoint is one that `load_checkpoint` accepts.
+    """
+    return torch.load(path, map_location="cpu", weights_only=True).get("SpikeDataModule", {}).get("conversion")
+
+
 def refuse_compressed(path: str | Path) -> None:
     """Raise BadZipFile if a checkpoint is no zip file, or is compressed.
 

@@ -62,16 +62,22 @@ def open_file(path: str | Path) -> Iterator[h5py.File]:
         raise InputError(f"{path}: cannot be read as HDF5 ({error}); expected a complete HDF5 file") from None
 
 
-def read_file(path: str | Path, bin_width: float | None = None) -> tuple[dict[str, Trials], float]:
+class Recording(NamedTuple):
+    """What is in a data file."""
+
+    trials: dict[str, Trials]  # of `train` and `valid`
+    bin_width: float  # s
+    n_heldin: int  # the first neurons, which the encoder may see; co-smoothing is scored on the others
+    conversion: str | None  # how convert.py made the file from a session (JSON), if it did
+
+
+def read_file(path: str | Path, bin_width: float | None = None) -> Recording:
     """Read and check a data file. A file above MAX_IN_MEMORY stays on disk; its trials are checked when they are read.
 
     Args:
         path: HDF5 file with `train_data` and `valid_data` (trials, time, neurons): counts, NaN = missing. Where known also
             `train_truth` and `valid_truth` (rates), `train_condition` and `valid_condition` (trials,).
         bin_width: Width of a time bin in the unit that makes `rates * bin_width` a count. None takes the file's.
-
-    Returns:
-        The trials of each split, and the bin width.
 
     Raises:
         InputError: the file cannot be read, lacks a key, or holds a value that cannot be right.
@@ -85,8 +91,12 @@ def read_file(path: str | Path, bin_width: float | None = None) -> tuple[dict[st
         if train != valid:
             raise InputError(f"{path}: train_data has (time, neurons) {train}, valid_data {valid}; expected the same")
         if sum(4 * np.prod(trials.spikes.shape, dtype=float) for trials in stored.values()) > MAX_IN_MEMORY:
-            return stored, bin_width
-        return {split: read_trials(trials) for split, trials in stored.items()}, bin_width
+            trials = stored
+        else:
+            trials = {split: read_trials(of_split) for split, of_split in stored.items()}
+        conversion = file.attrs.get("conversion")
+        n_heldin = read_n_heldin(file, path, train[1])
+        return Recording(trials, bin_width, n_heldin, conversion if isinstance(conversion, str) else None)
 
 
 def read_bin_width(file: h5py.File, path: str | Path, bin_width: float | None = None) -> float:
@@ -98,6 +108,18 @@ def read_bin_width(file: h5py.File, path: str | Path, bin_width: float | None = 
             "(--bin_width of describe.py and infer.py)"
         )
     return check_bin_width(bin_width, path)
+
+
+def read_n_heldin(file: h5py.File, path: str | Path, n_neurons: int) -> int:
+    """Return how many neurons of an open file, the first ones, the encoder may see: its attribute `n_heldin`, or all.
+
+    Raises:
+        InputError: not a number of neurons that the file has.
+    """
+    n_heldin = file.attrs.get("n_heldin", n_neurons)
+    if not (isinstance(n_heldin, int | np.integer) and 0 < n_heldin <= n_neurons):
+        raise InputError(f"{path}: n_heldin is {n_heldin!r}; expected 1 to {n_neurons}, its number of neurons")
+    return int(n_heldin)
 
 
 def open_trials(file: h5py.File, path: str | Path, prefix: str) -> Trials:

@@ -1,6 +1,8 @@
 """Write HDF5 files of recordings from arrays."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import h5py
 import numpy as np
@@ -18,6 +20,8 @@ def write_recording(
     rates: np.ndarray | None = None,
     valid_fraction: float = 0.2,
     seed: int = 0,
+    groups: np.ndarray | None = None,
+    attributes: Mapping[str, str | int | float] = MappingProxyType({}),
 ) -> None:
     """Write arrays to a file that train.py reads, split at random into trials for training and for validation.
 
@@ -30,9 +34,11 @@ def write_recording(
         rates: (trials, time, neurons) true rates (spikes/s), where known.
         valid_fraction: Fraction of the trials for validation.
         seed: Seed of the split.
+        groups: (trials,) integer labels. Trials of one group, as those that share time, stay in one split.
+        attributes: Further attributes of the file.
 
     Raises:
-        InputError: arrays of different shapes, values that are not counts or rates, or too few trials.
+        InputError: arrays of different shapes, values that are not counts or rates, or too few trials or groups.
     """
     spikes = np.asarray(spikes)
     check_shape(spikes.shape, path, "spikes")
@@ -40,29 +46,63 @@ def write_recording(
         "observed": (observed, spikes.shape),
         "condition": (condition, spikes.shape[:1]),
         "rates": (rates, spikes.shape),
+        "groups": (groups, spikes.shape[:1]),
     }
     for name, (array, shape) in expected_shapes.items():
         if array is not None and np.shape(array) != shape:
             raise InputError(f"{path}: {name} has shape {np.shape(array)}; expected {shape}, to go with the spikes")
-    bin_width = check_bin_width(bin_width, path)
-    n_valid = round(len(spikes) * valid_fraction)
-    if not 0 < n_valid < len(spikes):
-        raise InputError(f"{path}: {n_valid} of {len(spikes)} trials for validation; expected some in both splits")
+    n_trials = len(spikes)
+    condition_or_none = np.zeros(n_trials) if condition is None else np.asarray(condition)
+    _, first, group_of = np.unique(
+        np.arange(n_trials) if groups is None else groups, return_index=True, return_inverse=True
+    )
+    n_valid = round(len(first) * valid_fraction)
+    if not 0 < n_valid < len(first):
+        what = "trials" if groups is None else "groups of trials"
+        raise InputError(f"{path}: {n_valid} of {len(first)} {what} for validation; expected some in both splits")
+    is_valid = choose_valid(condition_or_none[first], n_valid, seed)[group_of]
     spikes = check_counts(spikes, path, "spikes")
     if observed is not None:
         spikes[~np.asarray(observed, dtype=bool)] = np.nan
-    is_valid = choose_valid(np.zeros(len(spikes)) if condition is None else np.asarray(condition), n_valid, seed)
+    arrays = {"data": spikes, "truth": rates, "condition": condition}
+    splits = {
+        split: {key: np.asarray(array)[chosen] for key, array in arrays.items() if array is not None}
+        for split, chosen in (("train", ~is_valid), ("valid", is_valid))
+    }
+    write_splits(path, splits, bin_width, {"seed": seed, **attributes})
+
+
+def write_splits(
+    path: str | Path,
+    splits: Mapping[str, Mapping[str, np.ndarray]],
+    bin_width: float,
+    attributes: Mapping[str, str | int | float] = MappingProxyType({}),
+) -> None:
+    """Write trials that are already split to a file that train.py reads.
+
+    Args:
+        path: File to write (HDF5). An existing one is replaced.
+        splits: For `train` and `valid`: `data` (trials, time, neurons) counts per bin, NaN = missing, and where known `truth`
+            (rates in spikes/s, of the same shape) and `condition` (trials,) integer labels.
+        bin_width: Width of a time bin (s).
+        attributes: Further attributes of the file.
+
+    Raises:
+        InputError: values that are not counts or rates.
+    """
+    bin_width = check_bin_width(bin_width, path)
+    spikes = {split: check_counts(arrays["data"], path, f"{split} spikes") for split, arrays in splits.items()}
+    dtype = smallest_type(*spikes.values())
+    n_together = max(1, min(2**18 // spikes["train"][0].size, *map(len, spikes.values())))  # trials
+    packed = {"compression": "gzip", "shuffle": True, "chunks": (n_together, *spikes["train"].shape[1:])}
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs.update(bin_width=bin_width, rate_unit="spikes/s", seed=seed)
-        packed = {"compression": "gzip", "shuffle": True}
-        chunks = (max(1, min(2**18 // spikes[0].size, int((~is_valid).sum()), n_valid)), *spikes.shape[1:])
-        for split, chosen in (("train", ~is_valid), ("valid", is_valid)):
-            file.create_dataset(f"{split}_data", data=to_smallest_type(spikes)[chosen], chunks=chunks, **packed)
-            if rates is not None:
-                checked = check_rates(np.asarray(rates)[chosen], path, "rates")
-                file.create_dataset(f"{split}_truth", data=checked, chunks=chunks, **packed)
-            if condition is not None:
-                file[f"{split}_condition"] = np.asarray(condition)[chosen]
+        file.attrs.update(bin_width=bin_width, rate_unit="spikes/s", **attributes)
+        for split, arrays in splits.items():
+            file.create_dataset(f"{split}_data", data=spikes[split].astype(dtype), **packed)
+            if "truth" in arrays:
+                file.create_dataset(f"{split}_truth", data=check_rates(arrays["truth"], path, "rates"), **packed)
+            if "condition" in arrays:
+                file[f"{split}_condition"] = arrays["condition"]
 
 
 def choose_valid(condition: np.ndarray, n_valid: int, seed: int) -> np.ndarray:
@@ -78,9 +118,9 @@ def choose_valid(condition: np.ndarray, n_valid: int, seed: int) -> np.ndarray:
     return is_valid
 
 
-def to_smallest_type(spikes: np.ndarray) -> np.ndarray:
-    """Return counts in the smallest type that holds them exactly. Half precision holds NaN and counts up to 2048."""
-    highest = np.nanmax(spikes, initial=0)
-    if np.isnan(spikes).any():
-        return spikes.astype(np.float16 if highest <= 2048 else np.float32)
-    return spikes.astype(np.uint8 if highest < 2**8 else np.uint16 if highest < 2**16 else np.float32)
+def smallest_type(*spikes: np.ndarray) -> type:
+    """Return the smallest type that holds counts exactly. Half precision holds NaN and counts up to 2048."""
+    highest = max(np.nanmax(part, initial=0) for part in spikes)
+    if any(np.isnan(part).any() for part in spikes):
+        return np.float16 if highest <= 2048 else np.float32
+    return np.uint8 if highest < 2**8 else np.uint16 if highest < 2**16 else np.float32

@@ -24,6 +24,7 @@ signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # children hear Ctrl-C, also if this process was started to ignore it
 ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("SBTT_RECORDINGS", "none"))  # a folder of real recordings, where there is one
 sys.path.insert(0, str(ROOT))
 
 from command_line import run  # noqa: E402

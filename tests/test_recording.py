@@ -25,7 +25,7 @@ def test_arrays_come_back_as_they_were_written(tmp_path, counts):
     rates, condition = np.random.default_rng(2).random(counts.shape) * 50, np.arange(50) % 7
     counts[0, 0, 0], observed[0, 0, 0] = 2048, True
     write_recording(path, counts, 0.01, observed, condition, rates)
-    trials, bin_width = read_file(path)
+    trials, bin_width = read_file(path)[:2]
     assert bin_width == 0.01
     assert [len(trials[split].spikes) for split in ("train", "valid")] == [40, 10]
     expected = np.where(observed, counts, np.nan)

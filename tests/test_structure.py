@@ -14,7 +14,7 @@ FLOORS = [
     {"data", "model", "plotting"},
     {"evaluation"},
     {"training"},
-    {"train", "plot_results", "infer", "simulate", "describe", "experiments"},
+    {"train", "plot_results", "infer", "convert", "simulate", "describe", "experiments"},
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 FILES = [
@@ -52,7 +52,7 @@ def test_parts_of_the_model_need_torch_and_torchmetrics_alone():
 
 
 def test_the_root_holds_commands_data_model_and_command_line():
-    allowed = {"train", "model", "data", "plot_results", "infer", "simulate", "describe", "command_line"}
+    allowed = {"train", "model", "data", "plot_results", "infer", "convert", "simulate", "describe", "command_line"}
     assert {path.stem for path in ROOT.glob("*.py")} <= allowed
 
 

@@ -38,7 +38,9 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--seed_everything", type=int, default=0, help="Seed of weights, masks, shuffling and dropout")
     parser.add_class_arguments(pl.Trainer, "trainer", instantiate=False, fail_untyped=False, sub_configs=True)
-    parser.add_class_arguments(SequentialAutoencoder, "model", instantiate=False, skip={"n_neurons", "bin_width"})
+    parser.add_class_arguments(
+        SequentialAutoencoder, "model", instantiate=False, skip={"n_neurons", "bin_width", "n_heldin"}
+    )
     parser.add_class_arguments(SpikeDataModule, "data", instantiate=False, skip={"seed"})
     parser.add_argument(
         "--bandwidths",

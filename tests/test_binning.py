@@ -1,0 +1,86 @@
+"""Spike times become counts: each spike in its bin, NaN where a unit was not observed for a whole bin."""
+
+import numpy as np
+import pytest
+
+from command_line import InputError
+from recordings import from_spike_times, overlap_groups
+
+STARTS = np.array([1.0, 4.0, 9.5])
+
+
+@pytest.fixture
+def spike_times() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [np.sort(rng.uniform(0, 12, n)) for n in (300, 120, 0)]
+
+
+def test_counts_are_those_of_a_histogram(spike_times):
+    spikes = from_spike_times(spike_times, STARTS, bin_width=0.05, duration=1.0)
+    assert spikes.shape == (3, 20, 3)
+    for trial, start in enumerate(STARTS):
+        for unit, times in enumerate(spike_times):
+            expected = np.histogram(times, start + 0.05 * np.arange(21))[0]
+            np.testing.assert_array_equal(spikes[trial, :, unit], expected)
+    shuffled = [np.random.default_rng(1).permutation(times) for times in spike_times]
+    np.testing.assert_array_equal(from_spike_times(shuffled, STARTS, bin_width=0.05, duration=1.0), spikes)
+
+
+def test_bins_that_were_only_partly_observed_are_missing(spike_times):
+    observed = [np.array([[0.0, 1.52], [1.52, 1.78]]), None, np.zeros((0, 2))]
+    spikes = from_spike_times(
+        spike_times, STARTS, 0.1, 1.0, observed_intervals=observed, invalid_times=np.array([[4.35, 4.41]])
+    )
+    missing = np.isnan(spikes)
+    assert missing[0, :, 0].tolist() == 7 * [False] + 3 * [True]
+    assert missing[1:, :, 0].all()
+    assert missing[:, :, 2].all()
+    assert np.flatnonzero(missing[1, :, 1]).tolist() == [3, 4]
+    assert not missing[[0, 2], :, 1].any()
+
+
+def test_trials_of_different_durations_are_cut_or_padded(spike_times):
+    windows = np.stack((STARTS, STARTS + np.array([1.0, 0.62, 1.0])), axis=1)
+    with pytest.raises(InputError, match="6 to 10 bins"):
+        from_spike_times(spike_times, windows, 0.1)
+    cut, padded = (from_spike_times(spike_times, windows, 0.1, lengths=lengths) for lengths in ("cut", "pad"))
+    assert cut.shape == (3, 6, 3)
+    assert padded.shape == (3, 10, 3)
+    np.testing.assert_array_equal(padded[:, :6], cut)
+    assert np.isnan(padded[1, 6:]).all()
+    assert not np.isnan(padded[[0, 2]]).any()
+
+
+def test_pynapple_objects_are_taken_as_they_are(spike_times):
+    nap = pytest.importorskip("pynapple")
+    group = nap.TsGroup({7: nap.Ts(spike_times[0]), 3: nap.Ts(spike_times[1])})
+    expected = from_spike_times([spike_times[1], spike_times[0]], STARTS, 0.1, 1.0)  # pynapple sorts by key
+    trials = nap.IntervalSet(STARTS, STARTS + 1.0)
+    np.testing.assert_array_equal(from_spike_times(group, trials, 0.1), expected)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"spike_times": [np.array([1.0, np.nan])]}, "unit 0: 1 are not finite"),
+        ({"spike_times": []}, "has no unit"),
+        ({"trials": STARTS, "duration": None}, "expected .trials, 2"),
+        ({"trials": np.zeros((0, 2))}, "expected .trials, 2"),
+        ({"trials": [[1.0, 0.5]], "duration": None}, "trial 0 is from 1.0 to 0.5 s"),
+        ({"duration": 0.05}, "at least a bin of 0.1 s"),
+        ({"bin_width": 0.0}, "bin_width 0.0"),
+        ({"bin_width": 1e-9}, "at most"),
+        ({"invalid_times": [[2.0, 1.0]]}, "invalid_times: an interval stops before"),
+    ],
+)
+def test_what_cannot_be_right_is_said(spike_times, changed, message):
+    given = {"spike_times": spike_times, "trials": STARTS, "bin_width": 0.1, "duration": 1.0} | changed
+    with pytest.raises(InputError, match=message):
+        from_spike_times(**given)
+
+
+def test_trials_that_share_time_are_one_group():
+    windows = np.array([[5.0, 6.0], [0.0, 1.0], [0.9, 2.0], [2.0, 3.0], [1.5, 1.9]])
+    groups = overlap_groups(windows)
+    assert groups[1] == groups[2] == groups[4]
+    assert len({groups[0], groups[1], groups[3]}) == 3
