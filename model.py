@@ -19,7 +19,7 @@ from modules.gru import GRUDecoder, GRUEncoder, at_least_single
 from modules.initialization import init_orthogonal, log_mean_counts
 from modules.metrics import make_scores
 from modules.optimizer import make_optimizer
-from modules.posterior import PRIOR_WIDTHS, explain_trials
+from modules.posterior import PRIOR_WIDTHS, Inference, explain_trials
 
 
 def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
@@ -41,25 +41,15 @@ def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
     return F.poisson_nll_loss(log_rates, spikes, reduction="sum") / max(len(observed), 1)
 
 
-class Inference(NamedTuple):
-    """What the model infers from the spikes of B trials."""
-
-    log_rates: Tensor  # (B, T, N) log expected counts per bin
-    latents: Tensor  # (B, T, H) states of the decoder
-    initial_condition: Tensor  # (B, H) state of the decoder before the first bin
-    inputs: Tensor | None = None  # (B, T, I) what drives the decoder at each bin, if anything does
-
-
 class SequentialAutoencoder(pl.LightningModule):
     """Two GRUs: one reads the observed spikes of a trial, the other generates firing rates from an initial condition.
 
     spikes -> zero-fill -> bidirectional GRU -> final states -> dropout -> linear -> dropout -> initial condition
     -> GRU without input -> linear -> log-rates
 
-    `forward` infers a trial with the encoder alone. `infer` is better: it uses the initial conditions of training trials,
-    in `reference`, as a prior. With a `prior_width` of 0, a trial is explained by the trajectories of training trials; the
-    larger it is, the less they have in common (modules/posterior.py). With an `input_size` above 0, the encoder's states at each
-    bin give inputs that drive the decoder.
+    `forward` infers a trial with the encoder alone. `infer` also uses the initial conditions of training trials, in `reference`,
+    as a prior. The larger `prior_width` is, the less trials have in common (modules/posterior.py). With an `input_size` above
+    0, the encoder's states at each bin give inputs that drive the decoder.
 
     Args:
         n_neurons: Number of neurons; taken from the data.
@@ -68,6 +58,8 @@ class SequentialAutoencoder(pl.LightningModule):
         hidden_size: Units in each GRU.
         input_size: Number of inferred inputs that drive the decoder. 0: it runs without input.
         input_penalty: Weight of the mean square of the inputs in the loss (nats per entry).
+        input_dropout: Probability, in training, of running the decoder of a trial without inputs. So it learns as much of the
+            dynamics as needs none.
         dropout: Probability of dropping a unit between encoder and decoder.
         coordinated_dropout: Probability of hiding an observed entry from the encoder in training. The loss is then taken on
             the hidden entries alone, which cannot be copied (Keshtkaran & Pandarinath 2019). 0: on all entries.
@@ -97,6 +89,7 @@ class SequentialAutoencoder(pl.LightningModule):
         hidden_size: int = 50,
         input_size: int = 0,
         input_penalty: float = 0.01,
+        input_dropout: float = 0.25,
         dropout: float = 0.1,
         coordinated_dropout: float = 0.5,
         refinement: int = 60,
@@ -108,7 +101,8 @@ class SequentialAutoencoder(pl.LightningModule):
         schedule: Literal["constant", "polynomial"] = "polynomial",
     ) -> None:
         super().__init__()
-        for name, value in {"dropout": dropout, "coordinated_dropout": coordinated_dropout}.items():
+        fractions = {"dropout": dropout, "coordinated_dropout": coordinated_dropout, "input_dropout": input_dropout}
+        for name, value in fractions.items():
             expect(0 <= value <= 1, f"--model.{name}", value, "a fraction from 0 to 1")
         for name, value in {"hidden_size": hidden_size, "learning_rate": learning_rate}.items():
             expect(0 < value < math.inf, f"--model.{name}", value, "a number above 0")
@@ -128,6 +122,7 @@ class SequentialAutoencoder(pl.LightningModule):
         # (trials, H) initial conditions of training trials; not in the state dict, but saved by `on_save_checkpoint`
         self.register_buffer("reference", torch.empty(0, hidden_size), persistent=False)
         self.prior_width = 0.0
+        self.input_dropout = input_dropout  # the refinement changes it
         self.scores = make_scores(n_neurons)
 
     def encode(self, spikes: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -135,7 +130,12 @@ class SequentialAutoencoder(pl.LightningModule):
         heldin = spikes[..., : self.encoder.input_size].nan_to_num(nan=0.0)
         final_states, states = self.encoder(heldin, each_bin=self.input_linear is not None)
         initial_condition = at_least_single(self.dropout(self.ic_linear(self.dropout(final_states))))
-        return initial_condition, None if states is None else at_least_single(self.input_linear(self.dropout(states)))
+        if states is None:
+            return initial_condition, None
+        inputs = at_least_single(self.input_linear(self.dropout(states)))
+        if self.training:
+            inputs = inputs * (torch.rand(len(spikes), 1, device=inputs.device) >= self.input_dropout)
+        return initial_condition, inputs
 
     def decode(self, initial_condition: Tensor, n_bins: int, inputs: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Unroll the decoder for `n_bins` from initial conditions (B, H): log-rates (B, T, N) and latents (B, T, H)."""
@@ -152,18 +152,13 @@ class SequentialAutoencoder(pl.LightningModule):
         """Infer from spikes (B, T, N) with the reference trials as a prior; without any, as `forward`."""
         if len(self.reference) == 0:
             return self(spikes)
-        return Inference(*explain_trials(self, spikes, self.reference, self.prior_width))
+        return explain_trials(self, spikes, self.reference, self.prior_width)
 
     @property
     def prior(self) -> str:
         """What `infer` explains a trial by: the encoder alone, or trajectories that trials share, similar ones, or its own."""
         widths = {width: name for name, width in PRIOR_WIDTHS.items()}
         return widths[self.prior_width] if len(self.reference) else "encoder"
-
-    @property
-    def n_factors(self) -> int:
-        """Number of factors that the log-rates are a linear function of: the rank of the readout."""
-        return int(torch.linalg.matrix_rank(self.readout.weight.detach().float(), rtol=1e-4))
 
     def rates(self, log_rates: Tensor) -> Tensor:
         """Convert log expected counts per bin to firing rates in spikes/s, of the same shape."""
@@ -175,14 +170,17 @@ class SequentialAutoencoder(pl.LightningModule):
             spikes = self.all_gather(batch.shown).flatten(0, -3)
             self.readout.bias.data = log_mean_counts(spikes).to(self.dtype)
 
+    def losses(self, spikes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what a step lowers, the SBTT loss and a penalty of inputs, and the counts (B, T, N) that the loss is of."""
+        shown, target = coordinated_dropout(spikes, self.hparams.coordinated_dropout)
+        inferred = self(shown)
+        penalty = 0.0 if inferred.inputs is None else self.hparams.input_penalty * inferred.inputs.square().mean()
+        return sbtt_loss(inferred.log_rates, target), penalty, target
+
     def training_step(self, batch: NamedTuple, batch_index: int) -> Tensor:
-        """Return the loss of a step: that of the counts that coordinated dropout hides from the encoder, and a penalty of inputs."""
-        spikes, target = coordinated_dropout(batch.shown, self.hparams.coordinated_dropout)
-        inferred = self(spikes)
-        loss = sbtt_loss(inferred.log_rates, target)
-        self.log("train/nll", loss, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
-        if inferred.inputs is not None:
-            loss = loss + self.hparams.input_penalty * inferred.inputs.square().mean()
+        nll, penalty, target = self.losses(batch.shown)
+        self.log("train/nll", nll, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
+        loss = nll + penalty
         if self.trainer.world_size > 1:  # gradients are averaged over processes: weight them by observed entries
             n_observed = (~target.isnan()).sum().to(loss.dtype)
             loss = loss * n_observed / self.all_gather(n_observed).mean().clamp(min=1e-6)

@@ -4,6 +4,7 @@ python plot_results.py                     the newest complete run, else lightni
 python plot_results.py RUN_DIR ...         folders of runs or bandwidths, or checkpoints; several seeds are averaged
 """
 
+import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from evaluation.inference import infer_arrays
 from evaluation.reference import is_demonstration, read_published, read_seeds
 from evaluation.scoring import Score, load_model_and_data, mean_and_sd, score
 from plotting.latents import apply_map, fit_linear_map, plot_lorenz
-from plotting.scores import plot_bits, plot_neurons_and_bins, plot_r2
+from plotting.scores import plot_bits, plot_bits_of_neurons, plot_neurons_and_bins, plot_psth, plot_r2
 from plotting.style import STYLE, save, save_animation
 from plotting.trials import Example, animate_bandwidth, plot_examples, plot_method
 from recordings.hdf5 import read_latents
@@ -37,6 +38,8 @@ class Evaluation:
     true_latents: np.ndarray | None = None  # (trials, time, 3) those of the simulation
     latents: np.ndarray | None = None  # (trials, time, 3) those of the model, after a linear map to the true ones
     condition: np.ndarray | None = None  # (trials,) labels
+    bits_of_neurons: np.ndarray | None = None  # (neurons,) bits per spike of held-out counts
+    psth: tuple[np.ndarray, np.ndarray] | None = None  # (conditions, time, neurons) mean rates, counted and inferred
 
 
 def evaluate(checkpoint: Path, data_path: str | None) -> Evaluation:
@@ -54,9 +57,13 @@ def evaluate(checkpoint: Path, data_path: str | None) -> Evaluation:
         inputs=inferred["inputs"][shown] if "inputs" in inferred else None,
     )
     result = Evaluation(score(checkpoint, model, data), example, is_demonstration(data.hparams.path))
+    result.bits_of_neurons = model.scores["bps"].per_neuron().numpy()  # of the validation for the score
     if data.trials["valid"].condition is not None:
         result.condition = data.trials["valid"].condition[:MAX_SHOWN_TRIALS]
-    if true is not None:
+    if true is None:
+        recorded = data.trials["valid"].spikes[:MAX_SHOWN_TRIALS] / data.bin_width
+        result.psth = tuple(mean_of_conditions(rates, result.condition) for rates in (recorded, inferred["rates"]))
+    else:
         variance = true.var((0, 1))
         error = ((inferred["rates"] - true) ** 2).mean(0)
         result.r2_of_entries = 1 - error / np.where(variance > 0, variance, np.nan)
@@ -65,6 +72,15 @@ def evaluate(checkpoint: Path, data_path: str | None) -> Evaluation:
         to_true = fit_linear_map(infer_arrays(model, train.spikes)["latents"], true_latents["train"])
         result.latents, result.true_latents = apply_map(to_true, inferred["latents"]), true_latents["valid"]
     return result
+
+
+def mean_of_conditions(rates: np.ndarray, condition: np.ndarray | None) -> np.ndarray:
+    """Return the mean over trials of each condition (conditions, time, neurons); without conditions, over all trials."""
+    if condition is None:
+        condition = np.zeros(len(rates))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # an entry that was never recorded is NaN
+        return np.stack([np.nanmean(rates[condition == label], axis=0) for label in np.unique(condition)])
 
 
 def results_table(averaged: list[tuple[Score, Score]], with_published: bool) -> str:
@@ -79,6 +95,7 @@ def results_table(averaged: list[tuple[Score, Score]], with_published: bool) -> 
         return f"{value:.3f}{f' ± {sd:.3f}' if np.isfinite(sd) else ''}" if np.isfinite(value) else "–"
 
     published = read_published() if with_published else {}
+    no_truth = all(np.isnan(mean.r2) for mean, _ in averaged)
     columns = {
         "observed": [str(mean.bandwidth) for mean, _ in averaged],
         "dropped": [f"{mean.fraction_dropped:.0%}" for mean, _ in averaged],
@@ -86,10 +103,12 @@ def results_table(averaged: list[tuple[Score, Score]], with_published: bool) -> 
         "R² at unobserved entries": [number(mean.r2_unobserved) for mean, _ in averaged],
         "R² encoder alone": [number(mean.r2_amortised) for mean, _ in averaged],
         "bits/spike": [number(mean.bps, sd.bps) for mean, sd in averaged],
+        "smoothed spikes": [number(mean.bps_smoothed) for mean, _ in averaged] if no_truth else [],
+        "mean over trials": [number(mean.bps_mean_over_trials) for mean, _ in averaged] if no_truth else [],
         "public demo": [number(published.get(mean.bandwidth, {}).get("valid_r2", np.nan)) for mean, _ in averaged],
         "ideal observer": [number(mean.r2_ideal) for mean, _ in averaged],
     }
-    return markdown_table({title: cells for title, cells in columns.items() if set(cells) != {"–"}})
+    return markdown_table({title: cells for title, cells in columns.items() if set(cells) - {"–"}})
 
 
 def draw_curve(averaged: list[tuple[Score, Score]], with_reference: bool) -> tuple[Figure, str]:
@@ -97,7 +116,7 @@ def draw_curve(averaged: list[tuple[Score, Score]], with_reference: bool) -> tup
     means = {field.name: np.array([getattr(mean, field.name) for mean, _ in averaged]) for field in fields(Score)}
     dropped = 100 * means["fraction_dropped"]
     if np.isnan(means["r2"]).all():
-        return plot_bits(dropped, means["bps"], np.array([sd.bps for _, sd in averaged])), "bits_curve"
+        return plot_bits(dropped, means, np.array([sd.bps for _, sd in averaged])), "bits_curve"
     published = seeds = None
     if with_reference:
         rows = read_published().values()
@@ -120,6 +139,18 @@ def draw_all(evaluations: list[Evaluation], averaged: list[tuple[Score, Score]],
     titles = [f"{example.bandwidth} of {n_neurons}" for example in examples]
     save(plot_examples(examples, titles), "example_trials", out)
     save(plot_method(few_observed), "method", out)
+    if all(evaluation.psth is not None for evaluation in shown):
+        save(
+            plot_bits_of_neurons({evaluation.score.bandwidth: evaluation.bits_of_neurons for evaluation in shown}),
+            "bits_of_neurons",
+            out,
+        )
+        few = shown[examples.index(few_observed)]
+        labels = (
+            ["all trials"] if few.condition is None else [f"condition {label}" for label in np.unique(few.condition)]
+        )
+        seen = f"{few_observed.bandwidth} of {n_neurons} neurons"
+        save(plot_psth(*few.psth, few_observed.bin_width, labels, seen), "psth", out)
     if all(evaluation.r2_of_entries is not None for evaluation in shown):
         r2 = {evaluation.score.bandwidth: evaluation.r2_of_entries for evaluation in shown}
         save(plot_neurons_and_bins(r2, few_observed.bin_width), "neurons_and_bins", out)

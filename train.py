@@ -19,6 +19,7 @@ from command_line import FailedWork, InputError, run, silence_lightning, write_t
 from data import SpikeDataModule
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from model import SequentialAutoencoder
+from modules.readout import rank
 from training import options, runs, terminal
 from training.callbacks import (
     AtomicCheckpointIO,
@@ -104,7 +105,7 @@ def train_level(
         scores = {name: validated.get(f"valid/{name}", float("nan")) for name in SCORES}
         log_result(logger, folder, config, scores)
     data_row = {"bandwidth": data.n_observed, "fraction_dropped": data.fraction_dropped}
-    found = {"prior": model.prior, "factors": model.n_factors}
+    found = {"prior": model.prior, "factors": rank(model.readout)}
     return data_row | scores | found | {"epochs": n_epochs, "seconds": seconds}
 
 

@@ -1,4 +1,4 @@
-"""Baselines on the same masked data: an ideal observer and smoothed spikes."""
+"""Baselines on the same masked data: an ideal observer, smoothed spikes and the mean over trials."""
 
 import math
 from itertools import product
@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import SpikeDataModule
+from data import Batch, SpikeDataModule
 from modules.coordinated_dropout import mask_missing
-from modules.metrics import R2
+from modules.metrics import R2, BitsPerSpike
 from modules.posterior import posterior_weights
 from recordings.hdf5 import Trials
 
@@ -50,24 +50,46 @@ def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor |
     return (torch.tensordot(weights, expected_counts, 1) / bin_width).float()
 
 
-def r2_of_smoothing(data: SpikeDataModule) -> float:
-    """Return the R² of smoothed spikes on the validation trials; NaN if true rates are not known.
+def scores_of_smoothing(data: SpikeDataModule) -> tuple[float, float]:
+    """Return R² and bits per spike of smoothed spikes on the validation trials; an R² of NaN if true rates are not known.
 
     Each neuron is smoothed with the settings that best predict its held-out counts.
     """
-    if data.trials["valid"].rates is None:
-        return math.nan
-    spikes, heldout, rates = (torch.cat(parts) for parts in zip(*data.val_dataloader(), strict=True))
+    spikes, heldout, rates = validation_trials(data)
     shown, hidden = mask_missing(spikes, ~heldout), mask_missing(spikes, heldout)
     settings = list(product(KERNEL_SDS, PRIOR_WEIGHTS))
     predictions = (smoothed_counts(shown, *setting) for setting in settings)
     best = torch.stack([(counts - hidden * counts.log()).nansum((0, 1)) for counts in predictions]).argmin(0)
-    inferred = torch.empty_like(spikes)
+    inferred, from_shown = torch.empty_like(spikes), torch.empty_like(spikes)
     for index in best.unique():
-        inferred[..., best == index] = smoothed_counts(spikes, *settings[index])[..., best == index]
-    metric = R2(data.n_neurons)
-    metric.update(inferred / data.bin_width, rates)
-    return float(metric.compute())
+        for result, seen in ((inferred, spikes), (from_shown, shown)):
+            result[..., best == index] = smoothed_counts(seen, *settings[index])[..., best == index]
+    bits, r2 = BitsPerSpike(data.n_neurons), R2(data.n_neurons)
+    bits.update(from_shown.log(), hidden)
+    if rates is None:
+        return math.nan, float(bits.compute())
+    r2.update(inferred / data.bin_width, rates)
+    return float(r2.compute()), float(bits.compute())
+
+
+def bps_of_mean_over_trials(data: SpikeDataModule) -> float:
+    """Return the bits per spike of the mean over training trials in each bin (PSTH) on the validation trials."""
+    spikes, heldout, _ = validation_trials(data)
+    sums, n_trials = torch.zeros(2, *spikes.shape[1:])
+    for batch in data.train_dataloader():
+        sums += batch.spikes.nansum(0)
+        n_trials += (~batch.spikes.isnan()).sum(0)
+    mean_rates = (sums.sum(0) / n_trials.sum(0).clamp(min=1)).clamp(min=1e-6)
+    psth = (sums + mean_rates) / (n_trials + 1)  # the mean rate counts as one trial: no log of zero
+    bits = BitsPerSpike(data.n_neurons)
+    bits.update(psth.log().expand(spikes.shape), mask_missing(spikes, heldout))
+    return float(bits.compute())
+
+
+def validation_trials(data: SpikeDataModule) -> Batch:
+    """Return all validation trials as one batch."""
+    spikes, heldout, rates = zip(*data.val_dataloader(), strict=True)
+    return Batch(torch.cat(spikes), torch.cat(heldout), None if rates[0] is None else torch.cat(rates))
 
 
 def smoothed_counts(spikes: Tensor, kernel_sd: float, prior: float) -> Tensor:

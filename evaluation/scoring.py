@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 
 from command_line import InputError
 from data import SpikeDataModule
-from evaluation.baselines import r2_of_ideal_observer, r2_of_smoothing
+from evaluation.baselines import bps_of_mean_over_trials, r2_of_ideal_observer, scores_of_smoothing
 from evaluation.checkpoints import load_checkpoint
 from model import SequentialAutoencoder
 
@@ -26,6 +26,8 @@ class Score:
     r2_ideal: float
     r2_smoothed: float
     bps: float
+    bps_smoothed: float
+    bps_mean_over_trials: float
     seed: int
     checkpoint: str
 
@@ -63,12 +65,15 @@ def validate(model: SequentialAutoencoder, data: SpikeDataModule) -> dict[str, f
 def score(checkpoint: Path, model: SequentialAutoencoder, data: SpikeDataModule) -> Score:
     """Score a model and the baselines on the same validation trials."""
     scores = validate(model, data)
+    r2_smoothed, bps_smoothed = scores_of_smoothing(data)
     return Score(
         bandwidth=data.n_observed,
         fraction_dropped=data.fraction_dropped,
         **{name: scores.get(name, np.nan) for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised", "bps")},
         r2_ideal=r2_of_ideal_observer(data),
-        r2_smoothed=r2_of_smoothing(data),
+        r2_smoothed=r2_smoothed,
+        bps_smoothed=bps_smoothed,
+        bps_mean_over_trials=bps_of_mean_over_trials(data),
         seed=data.hparams.seed,
         checkpoint=str(checkpoint),
     )

@@ -5,17 +5,14 @@ python -m experiments.ablation       eight minutes on two cores; writes docs/abl
 If it was stopped, the same command resumes it.
 """
 
-import subprocess
-import sys
-
 import jsonargparse
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from command_line import FailedWork, markdown_table, run, writable_folder, write_table
+from command_line import markdown_table, run, writable_folder, write_table
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from experiments.learning_curves import draw
-from training.runs import read_results
+from experiments.trainings import mean_and_sd, train
 
 RECIPES = {
     "public demo's recipe": ["--config", "configs/published.yaml", "--trainer.max_epochs", "200"],  # not all its 1000
@@ -46,10 +43,7 @@ def results_table(results: dict[str, list[dict[int, dict[str, float]]]]) -> str:
             for seeds in results.values()
         ]
         columns |= {
-            f"R² at {bandwidth}": [
-                f"{scores['r2'].mean():.3f}" + (f" ± {scores['r2'].std(ddof=1):.3f}" if len(scores["r2"]) > 1 else "")
-                for scores in recipes
-            ],
+            f"R² at {bandwidth}": [mean_and_sd(scores["r2"]) for scores in recipes],
             f"encoder alone at {bandwidth}": [f"{scores['r2_amortised'].mean():.3f}" for scores in recipes],
             f"held-out NLL at {bandwidth}": [f"{scores['heldout_nll'].mean():.4f}" for scores in recipes],
         }
@@ -73,13 +67,9 @@ def main() -> None:
     rows, results = [], {}
     for number, (recipe, flags) in enumerate(RECIPES.items()):
         for seed in options.seeds:
-            name = f"{options.name}_{number}_{seed}"
             words = ["--bandwidths", *bandwidths, *epochs, *OFTEN, "--seed_everything", str(seed)]
-            words = ["--resume", str(LOGS / name)] if (LOGS / name).exists() else ["--name", name, *flags, *words]
-            print(f"\n{recipe}, seed {seed}: python train.py {' '.join(words)}", flush=True)
-            if subprocess.run([sys.executable, "train.py", *words]).returncode:
-                raise FailedWork(f"the training of {name} failed")
-            results.setdefault(recipe, []).append(read_results(LOGS / name))
+            name = f"{options.name}_{number}_{seed}"
+            results.setdefault(recipe, []).append(train(name, [*flags, *words]))
             for bandwidth in options.bandwidths:
                 rows += [{"recipe": recipe, "seed": seed, **epoch} for epoch in read_history(name, bandwidth)]
     write_table(out / "ablation.csv", rows)

@@ -57,7 +57,7 @@ class BitsPerSpike(Metric):
 
     def __init__(self, n_neurons: int) -> None:
         super().__init__()
-        self.add_state("log_likelihood", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("log_likelihood", torch.zeros(n_neurons), dist_reduce_fx="sum")
         self.add_state("spikes", torch.zeros(n_neurons), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros(n_neurons), dist_reduce_fx="sum")
 
@@ -65,15 +65,22 @@ class BitsPerSpike(Metric):
         """Add log expected counts and counts per bin (B, T, N). Entries with a count of NaN are not scored."""
         chosen = ~spikes.isnan()
         spikes, log_rates = spikes.where(chosen, 0.0), log_rates.where(chosen, 0.0)
-        self.log_likelihood += ((spikes * log_rates - log_rates.exp()) * chosen).sum()
+        self.log_likelihood += ((spikes * log_rates - log_rates.exp()) * chosen).sum((0, 1))
         self.spikes += spikes.sum((0, 1))
         self.count += chosen.sum((0, 1))
 
     def compute(self) -> Tensor:
         """Return the score, a scalar; NaN without any spike."""
+        return self.gain().sum() / (self.spikes.sum() * math.log(2))
+
+    def per_neuron(self) -> Tensor:
+        """Return the score (N,) of each neuron, NaN for one without any spike."""
+        return self.gain() / (self.spikes * math.log(2))
+
+    def gain(self) -> Tensor:
+        """Return the log-likelihood (N,) of each neuron's counts beyond that under its mean rate (nats)."""
         mean_rates = self.spikes / self.count.clamp(min=1)
-        null = (torch.xlogy(self.spikes, mean_rates) - self.spikes).sum()
-        return (self.log_likelihood - null) / (self.spikes.sum() * math.log(2))
+        return self.log_likelihood - (torch.xlogy(self.spikes, mean_rates) - self.spikes)
 
 
 def make_scores(n_neurons: int) -> nn.ModuleDict:

@@ -11,6 +11,7 @@ Letters in shapes: B trials, J trajectories, T time bins, N neurons, H hidden un
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,15 @@ N_SAMPLES = 5000  # initial conditions that are drawn where trajectories are sim
 N_NEAREST = 1  # reference trials from which the search for a trial's initial condition starts, beside its encoding
 ASCENT_STEPS, ASCENT_RATE = 60, 0.05  # of this search
 MAX_DIFFERENCE = 60.0  # nats; a trajectory whose log-likelihood is lower than the best one's by more has no weight
+
+
+class Inference(NamedTuple):
+    """What the model infers from the spikes of B trials."""
+
+    log_rates: Tensor  # (B, T, N) log expected counts per bin
+    latents: Tensor  # (B, T, H) states of the decoder
+    initial_condition: Tensor  # (B, H) state of the decoder before the first bin
+    inputs: Tensor | None = None  # (B, T, I) what drives the decoder at each bin, if anything does
 
 
 def clamp_log_likelihoods(log_likelihoods: Tensor) -> Tensor:
@@ -135,7 +145,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def explain_trials(model: nn.Module, spikes: Tensor, reference: Tensor, width: float) -> tuple[Tensor, Tensor, Tensor]:
+def explain_trials(model: nn.Module, spikes: Tensor, reference: Tensor, width: float) -> Inference:
     """Infer trials with the initial conditions of reference trials as the prior.
 
     Args:
@@ -146,7 +156,7 @@ def explain_trials(model: nn.Module, spikes: Tensor, reference: Tensor, width: f
             Up to that of similar trajectories, samples of the prior explain the trials, with a larger one gradient ascent.
 
     Returns:
-        Log expected counts per bin (B, T, N), latents (B, T, H) and initial conditions (B, H): posterior means.
+        Posterior means.
     """
     spikes, n_bins = spikes.clone(), spikes.shape[1]  # a tensor of inference mode cannot have gradients
     prior = KernelDensity(reference, width)
@@ -154,13 +164,13 @@ def explain_trials(model: nn.Module, spikes: Tensor, reference: Tensor, width: f
         reference = prior.sample(N_SAMPLES)
     log_rates, latents = model.decode(reference, n_bins)
     if width <= PRIOR_WIDTHS["similar"]:
-        return mean_trajectories(posterior_weights(spikes, log_rates), log_rates, latents, reference)
+        return Inference(*mean_trajectories(posterior_weights(spikes, log_rates), log_rates, latents, reference))
     nearest = log_likelihoods(spikes, log_rates).topk(min(N_NEAREST, len(reference))).indices
     starts = torch.cat((model.encode(spikes)[0].unsqueeze(1), reference[nearest]), dim=1)
     with torch.enable_grad(), frozen(model):
         found, weights = most_probable(lambda points: model.decode(points, n_bins)[0], spikes, starts, prior)
     log_rates, latents = (part.unflatten(0, starts.shape[:2]) for part in model.decode(found.flatten(0, 1), n_bins))
-    return mean_trajectories(weights, log_rates, latents, found)
+    return Inference(*mean_trajectories(weights, log_rates, latents, found))
 
 
 def leave_one_out_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:

@@ -48,3 +48,8 @@ def merge_readout(layers: nn.Sequential) -> nn.Linear:
     """Return the two layers of `split_readout` as one."""
     to_factors, to_log_rates = layers
     return linear(to_log_rates.weight @ to_factors.weight, to_log_rates.bias)
+
+
+def rank(readout: nn.Linear) -> int:
+    """Return the number of factors that the log-rates are a linear function of."""
+    return int(torch.linalg.matrix_rank(readout.weight.detach().float(), rtol=1e-4))

@@ -51,16 +51,7 @@ def write_recording(
     for name, (array, shape) in expected_shapes.items():
         if array is not None and np.shape(array) != shape:
             raise InputError(f"{path}: {name} has shape {np.shape(array)}; expected {shape}, to go with the spikes")
-    n_trials = len(spikes)
-    condition_or_none = np.zeros(n_trials) if condition is None else np.asarray(condition)
-    _, first, group_of = np.unique(
-        np.arange(n_trials) if groups is None else groups, return_index=True, return_inverse=True
-    )
-    n_valid = round(len(first) * valid_fraction)
-    if not 0 < n_valid < len(first):
-        what = "trials" if groups is None else "groups of trials"
-        raise InputError(f"{path}: {n_valid} of {len(first)} {what} for validation; expected some in both splits")
-    is_valid = choose_valid(condition_or_none[first], n_valid, seed)[group_of]
+    is_valid = split_trials(len(spikes), valid_fraction, seed, condition, groups, path)
     spikes = check_counts(spikes, path, "spikes")
     if observed is not None:
         spikes[~np.asarray(observed, dtype=bool)] = np.nan
@@ -103,6 +94,32 @@ def write_splits(
                 file.create_dataset(f"{split}_truth", data=check_rates(arrays["truth"], path, "rates"), **packed)
             if "condition" in arrays:
                 file[f"{split}_condition"] = arrays["condition"]
+
+
+def split_trials(
+    n_trials: int,
+    valid_fraction: float = 0.2,
+    seed: int = 0,
+    condition: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    path: str | Path = "the recording",
+) -> np.ndarray:
+    """Choose trials for validation, at random. The arguments are those of `write_recording`.
+
+    Returns:
+        (trials,) bool: True for validation.
+
+    Raises:
+        InputError: too few trials or groups.
+    """
+    condition = np.zeros(n_trials) if condition is None else np.asarray(condition)
+    labels = np.arange(n_trials) if groups is None else groups
+    _, first, group_of = np.unique(labels, return_index=True, return_inverse=True)
+    n_valid = round(len(first) * valid_fraction)
+    if not 0 < n_valid < len(first):
+        what = "trials" if groups is None else "groups of trials"
+        raise InputError(f"{path}: {n_valid} of {len(first)} {what} for validation; expected some in both splits")
+    return choose_valid(condition[first], n_valid, seed)[group_of]
 
 
 def choose_valid(condition: np.ndarray, n_valid: int, seed: int) -> np.ndarray:

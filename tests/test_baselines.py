@@ -8,7 +8,7 @@ import torch
 from conftest import ROOT
 
 from data import SpikeDataModule
-from evaluation.baselines import ideal_observer, r2_of_smoothing, smoothed_counts
+from evaluation.baselines import bps_of_mean_over_trials, ideal_observer, scores_of_smoothing, smoothed_counts
 from evaluation.reference import is_demonstration, read_published, read_seeds
 from experiments.learning_curves import ABLATION_CSV, read_ablation
 from recordings.hdf5 import Trials
@@ -58,7 +58,7 @@ def test_smoothing_is_better_the_more_is_seen_and_worse_than_the_ideal_observer(
     for bandwidth in (2, 12):
         data = SpikeDataModule(small_lorenz, bandwidth)
         data.setup()
-        scores.append(r2_of_smoothing(data))
+        scores.append(scores_of_smoothing(data)[0])
     assert -0.1 < scores[0] < scores[1] < 0.9
     assert scores[1] > 0.1
 
@@ -66,7 +66,19 @@ def test_smoothing_is_better_the_more_is_seen_and_worse_than_the_ideal_observer(
 def test_smoothing_has_no_score_without_truth(data_arrays, write_file):
     data = SpikeDataModule(write_file({key: array for key, array in data_arrays.items() if "data" in key}))
     data.setup()
-    assert math.isnan(r2_of_smoothing(data))
+    assert math.isnan(scores_of_smoothing(data)[0])
+
+
+def test_the_mean_over_trials_is_scored_as_the_benchmark_does(small_lorenz):
+    data = SpikeDataModule(small_lorenz, bandwidth=6)
+    data.setup()
+    train, valid = data.datasets["train"][:], data.datasets["valid"][:]
+    mean = train.spikes.nanmean((0, 1))
+    psth = (train.spikes.nansum(0) + mean) / ((~train.spikes.isnan()).sum(0) + 1)
+    counts = torch.where(valid.heldout, valid.spikes, torch.nan)
+    null = counts.nanmean((0, 1))
+    gain = (counts * psth.log() - psth).nansum() - (counts * null.log() - null).nansum()
+    assert bps_of_mean_over_trials(data) == pytest.approx(float(gain / counts.nansum() / math.log(2)), abs=1e-4)
 
 
 def test_reference_numbers_are_of_the_demonstrations_data_alone(small_lorenz, data_file):

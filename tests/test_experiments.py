@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 from torch.utils.tensorboard import SummaryWriter
 
+from command_line import read_table
 from experiments import benchmark
 from simulate import simulate
 
@@ -62,3 +63,15 @@ def test_the_ablation_trains_draws_and_goes_on(tmp_path, call, commands_in_proce
     assert len(commands_in_process) == 8
     assert all("nothing left to do" in output for output in commands_in_process[4:])
     assert {path.name for path in (tmp_path / "docs").iterdir()} >= {"ablation.csv", "why.png", "overfitting.png"}
+
+
+def test_the_evidence_for_inputs_is_gathered_and_goes_on(tmp_path, call, commands_in_process):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    for _ in range(2):
+        done = call(tmp_path, "-m", "experiments.inputs", "--quick", "--out", "docs")
+        assert (done.status, done.errors) == (0, "")
+    assert len(commands_in_process) == 12
+    assert all("nothing left to do" in output for output in commands_in_process[6:])
+    rows = read_table(tmp_path / "docs" / "inputs.csv")
+    assert [row["auc"] != "nan" for row in rows] == [False, False, False, False, False, True]
+    assert "| pulses | 5 |" in done.output

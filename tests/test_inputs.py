@@ -15,6 +15,7 @@ from evaluation.inference import infer_arrays
 from model import SequentialAutoencoder, sbtt_loss
 from plotting.trials import Example, plot_examples
 from simulate import simulate
+from training import refinement
 from training.refinement import refine
 
 
@@ -77,7 +78,7 @@ def test_inputs_are_in_files_and_figures(call, tmp_path, small_lorenz):
     assert (done.status, done.errors) == (0, "")
 
 
-def test_held_out_counts_decide_whether_the_decoder_keeps_its_inputs(tmp_path):
+def test_held_out_counts_decide_whether_the_decoder_keeps_its_inputs(monkeypatch, tmp_path):
     driven = str(tmp_path / "driven.h5")
     simulate(path=driven, conditions=40, trials=8, neurons=12, bins=20, mean_rate=60.0, pulses=2)
     for useful in (True, False):
@@ -89,6 +90,7 @@ def test_held_out_counts_decide_whether_the_decoder_keeps_its_inputs(tmp_path):
         pl.Trainer(max_epochs=40, **limits, **options).fit(model, data)
         if not useful:
             model.input_linear.weight.data.mul_(-30.0)
+            monkeypatch.setattr(refinement, "DRIVEN_RATE", 0.0)  # or it would unlearn this
         refine(model.eval(), data.datasets["train"], n_epochs=20, seed=0)
         assert (model.prior == "encoder") == useful
         inputs = infer_arrays(model, data.datasets["valid"][:].spikes)["inputs"]

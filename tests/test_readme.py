@@ -118,7 +118,9 @@ def test_the_repository_stays_small():
     assert os.path.getsize(ROOT / "lorenz_data.h5") < 3e6
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/tour.md", "docs/recipe.md", "docs/notebook.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", *(f"docs/{name}.md" for name in ("tour", "recipe", "notebook", "recordings"))]
+)
 def test_linked_files_exist(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)[^)]*\)", text.replace("](http", "](:")):

@@ -11,8 +11,9 @@ from data import Batch, SpikeDataModule
 from model import SequentialAutoencoder, sbtt_loss
 from modules.coordinated_dropout import mask_missing
 from modules.posterior import leave_one_out_loss
+from modules.readout import rank
 from simulate import simulate
-from training.refinement import Candidate, fit, refine
+from training.refinement import Candidate, fit, refine, weights_of
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
@@ -36,9 +37,9 @@ def test_trials_that_repeat_share_trajectories_and_are_inferred_better(small_lor
     before = score(model, data)
     tried = refine(model, data.datasets["train"], n_epochs=30, seed=0)
     after = score(model, data)
-    assert min(tried, key=tried.__getitem__) == f"shared_{model.n_factors}_factors"
+    assert min(tried, key=tried.__getitem__) == f"shared_{rank(model.readout)}_factors"
     assert model.prior == "shared"
-    assert model.n_factors < 12
+    assert rank(model.readout) < 12
     assert len(model.reference) == len(data.datasets["train"])
     assert after["valid/r2"] > before["valid/r2"] + 0.03
     assert after["valid/heldout_nll"] < before["valid/heldout_nll"]
@@ -90,13 +91,13 @@ def test_a_fit_lowers_the_loss_of_what_it_sees_and_sees_no_held_out_count(prior)
     trials, fitted = some_trials(), []
     torch.manual_seed(0)
     model = SequentialAutoencoder(5, 0.02, hidden_size=6)
-    start = Candidate(prior, model.decoder, model.readout, 5, 0.3 * torch.randn(16, 6))
+    start = Candidate(prior, weights_of(model), 5, 0.3 * torch.randn(16, 6))
     for change in (0.0, 9.0):
         spikes = torch.where(trials.batch.heldout, trials.batch.spikes + change, trials.batch.spikes)
         changed = Trials(spikes, trials.batch.heldout)
-        fitted.append(fit(start, prior, changed, torch.arange(16), n_epochs=40, decay=0.0, seed=0))
+        fitted.append(fit(model, start, prior, changed, torch.arange(16), n_epochs=40, decay=0.0, seed=0))
     assert torch.equal(fitted[0].reference, fitted[1].reference)
-    assert torch.equal(fitted[0].readout.weight, fitted[1].readout.weight)
+    assert torch.equal(fitted[0].weights["readout.weight"], fitted[1].weights["readout.weight"])
     seen = mask_missing(trials.batch.spikes, ~trials.batch.heldout)
     losses = []
     for candidate in (start, fitted[0]):

@@ -11,7 +11,6 @@ one condition do, and whether the refinement helps. The held-out counts of some 
 Letters in shapes: J training trials, D of which have held-out counts, T time bins, N neurons, H hidden units.
 """
 
-from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -24,31 +23,39 @@ from modules.coordinated_dropout import mask_missing, rescale
 from modules.optimizer import MuonAdam
 from modules.posterior import PRIOR_WIDTHS, leave_one_out_loss
 from modules.prior import whiten
-from modules.readout import merge_readout, principal_readouts, split_readout
+from modules.readout import merge_readout, principal_readouts, rank, split_readout
 
 MAX_TRIALS = 2000  # training trials in the table
 MAX_BATCH_SIZE = 208  # at most a third of the trials
-LEARNING_RATE, TABLE_RATE = 1.2e-2, 5e-2
+LEARNING_RATE, TABLE_RATE, DRIVEN_RATE = 1.2e-2, 5e-2, 2e-2
 MAX_STATE = 1e6  # of an initial condition; the decoder's states are between -1 and 1
 PRIOR_WEIGHT = 2.0  # of the Gaussian prior over a table of own initial conditions
 OWN_EPOCHS = 2 / 3  # of the epochs; for longer, own initial conditions learn the noise of a trial
+DRIVEN_STEPS = 4  # for each epoch of the other fits
+DRIVEN_MARGIN = 2.0  # standard errors; inputs can learn the training trials by heart, also those with held-out counts
 
 
 class Candidate(NamedTuple):
     """A way to infer."""
 
     prior: str  # what explains a trial: the encoder alone, with inputs if any, or how far trials have trajectories in common
-    decoder: nn.Module
-    readout: nn.Linear
+    weights: dict[str, Tensor]  # of the model
     n_factors: int  # rank of the readout
     reference: Tensor  # (J, H) initial conditions of training trials; empty: the encoder alone infers
 
     def install(self, model: SequentialAutoencoder, trials: Tensor | slice = slice(None)) -> None:
         """Make the model infer in this way, with some of the reference trials."""
-        model.decoder.load_state_dict(self.decoder.state_dict())
-        model.readout.load_state_dict(self.readout.state_dict())
+        model.load_state_dict(self.weights)
         model.reference = self.reference[trials if len(self.reference) else slice(None)]
         model.prior_width = PRIOR_WIDTHS.get(self.prior, 0.0)
+
+
+def weights_of(model: SequentialAutoencoder, **parts: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the model's weights, with those of some parts in place of its own."""
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    return weights | {
+        f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()
+    }
 
 
 class Development:
@@ -97,11 +104,19 @@ def choose_readouts(model: SequentialAutoencoder, typical: Tensor, development: 
 
 
 def fit(
-    start: Candidate, prior: str, trials: Dataset, rows: Tensor, n_epochs: int, decay: float, seed: int
+    model: SequentialAutoencoder,
+    start: Candidate,
+    prior: str,
+    trials: Dataset,
+    rows: Tensor,
+    n_epochs: int,
+    decay: float,
+    seed: int,
 ) -> Candidate:
     """Fit decoder, readout and the initial conditions of training trials together.
 
     Args:
+        model: The model. It gets the weights of `start`.
         start: Where the fit starts.
         prior: own: each trial is explained by its own trajectory, with a Gaussian prior over the initial conditions. shared,
             similar: by the trajectories of the other trials in its batch (`leave_one_out_loss`).
@@ -111,7 +126,8 @@ def fit(
         decay: Weight decay.
         seed: Seed of the order of the trials.
     """
-    decoder, readout = deepcopy(start.decoder), split_readout(start.readout, start.n_factors)
+    model.load_state_dict(start.weights)
+    decoder, readout = model.decoder, split_readout(model.readout, start.n_factors)
     table = nn.Embedding.from_pretrained(start.reference.clone(), freeze=False, sparse=True)
     # of the table only the rows of a batch change, each with a momentum of its own
     optimizers = [
@@ -142,7 +158,41 @@ def fit(
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
                 optimizer.step()
                 schedule.step()
-    return Candidate(prior, decoder, merge_readout(readout), start.n_factors, table.weight.detach())
+    return Candidate(prior, weights_of(model, readout=merge_readout(readout)), start.n_factors, table.weight.detach())
+
+
+def fit_driven(
+    model: SequentialAutoencoder, start: Candidate, trials: Dataset, rows: Tensor, n_steps: int, seed: int
+) -> Candidate:
+    """Train the whole model further, now with inputs in every trial.
+
+    Args:
+        model: The model. It gets the weights of `start`.
+        start: Where the fit starts.
+        trials: Training trials.
+        rows: (J,) which of them to use.
+        n_steps: Number of steps.
+        seed: Seed of the batches and of dropout.
+    """
+    model.load_state_dict(start.weights)
+    hidden = [model.encoder, model.ic_linear, model.decoder, model.input_linear]
+    optimizer = MuonAdam(hidden, model.readout, DRIVEN_RATE, model.weight_decay(len(trials)))
+    schedule = PolynomialLR(optimizer, n_steps, power=1.5)
+    batch_size = min(MAX_BATCH_SIZE // 2, max(1, len(rows) // 3))
+    model.train()
+    model.input_dropout = 0.0
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for _ in range(n_steps):
+            batch = rows[torch.randperm(len(rows))[:batch_size]]
+            nll, penalty, _ = model.losses(trials[batch].shown.to(model.reference))
+            optimizer.zero_grad()
+            (nll + penalty).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+    model.eval()
+    return start._replace(weights=weights_of(model))
 
 
 def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: int) -> dict[str, float]:
@@ -168,8 +218,11 @@ def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: i
     if not encoded.abs().max() < MAX_STATE:  # the training diverged: nothing to refine
         return {}
     readouts = choose_readouts(model, typical, development)
-    decoder, decay = deepcopy(model.decoder), model.weight_decay(len(trials))
-    tried = {}
+    few, *more = (
+        Candidate("encoder", weights_of(model, readout=readout), n, encoded) for n, readout in readouts.items()
+    )
+    whole = Candidate("driven", weights_of(model), rank(model.readout), encoded[:0])
+    tried, decay = {}, model.weight_decay(len(trials))
 
     def score(candidate: Candidate) -> Tensor:
         """Return the losses (D,) of the development trials. Like new trials, they are not in the reference."""
@@ -178,22 +231,25 @@ def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: i
         tried[f"{candidate.prior}_{candidate.n_factors}_factors"] = float(losses.sum() / development.n_heldout)
         return losses
 
-    few, *more = (Candidate("encoder", decoder, readout, n, encoded) for n, readout in readouts.items())
-    shared, own = (fit(few, prior, trials, rows, n_epochs, decay, seed) for prior in ("shared", "own"))
-    candidates = few._replace(reference=encoded[:0]), shared, own
+    has_inputs, alone = model.input_linear is not None, few._replace(reference=encoded[:0])
+    fitted = [fit(model, few, prior, trials, rows, n_epochs, decay, seed) for prior in ("shared", "own")]
+    candidates = fitted if has_inputs else [alone, *fitted]
     least, best = min(((score(candidate), candidate) for candidate in candidates), key=lambda pair: pair[0].sum())
 
-    def better(candidate: Candidate) -> tuple[Tensor, Candidate]:
-        """Return the candidate if it is better than the best one by a standard error, else that one."""
+    def better(candidate: Candidate, margin: float = 1.0) -> tuple[Tensor, Candidate]:
+        """Return the candidate if it is better than the best one by `margin` standard errors, else that one."""
         losses = score(candidate)
         gain = least - losses
-        return (losses, candidate) if gain.sum() > standard_error(gain) else (least, best)
+        return (losses, candidate) if gain.sum() > margin * standard_error(gain) else (least, best)
 
-    least, best = better(shared._replace(prior="similar"))
+    least, best = better(fitted[0]._replace(prior="similar"))
     for start in more:
         if best.prior == "encoder":
             least, best = better(start._replace(reference=encoded[:0]))
         else:
-            least, best = better(fit(start, best.prior, trials, rows, n_epochs, decay, seed))
+            least, best = better(fit(model, start, best.prior, trials, rows, n_epochs, decay, seed))
+    if has_inputs:
+        driven = fit_driven(model, whole, trials, rows, n_epochs * DRIVEN_STEPS, seed)
+        least, best = better(driven, DRIVEN_MARGIN)
     best.install(model)
     return tried

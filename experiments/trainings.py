@@ -1,0 +1,38 @@
+"""What the experiments share: trainings that go on where they were stopped, and tables of means over seeds."""
+
+import subprocess
+import sys
+
+import numpy as np
+
+from command_line import FailedWork
+from evaluation.checkpoints import LOGS
+from training.runs import read_results
+
+
+def train(name: str, words: list[str]) -> dict[int, dict[str, float]]:
+    """Train a run, or go on with it if it was begun; nothing happens if it is complete.
+
+    Args:
+        name: Folder of the run under lightning_logs.
+        words: Options of train.py.
+
+    Returns:
+        The row of results.csv of each bandwidth.
+
+    Raises:
+        FailedWork: a training failed.
+    """
+    words = ["--resume", str(LOGS / name)] if (LOGS / name).exists() else ["--name", name, *words]
+    print(f"\npython train.py {' '.join(words)}", flush=True)
+    if subprocess.run([sys.executable, "train.py", *words]).returncode:
+        raise FailedWork(f"the training of {name} failed")
+    return read_results(LOGS / name)
+
+
+def mean_and_sd(values: list[float], digits: int = 3) -> str:
+    """Return `mean ± SD` over seeds; without the SD for one seed, and a dash if a value is missing."""
+    if not np.isfinite(values).all():
+        return "–"
+    sd = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{sd}"
