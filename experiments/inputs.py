@@ -17,17 +17,16 @@ from command_line import markdown_table, run, writable_folder, write_table
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
-from experiments.trainings import mean_and_sd, train
-from simulate import simulate
+from experiments.trainings import command, mean_and_sd, train
 
 DATA = {
-    "repeated conditions": {},
-    "trials that do not repeat": {"conditions": 1560, "trials": 1},
-    "pulses": {"pulses": 1},
+    "repeated conditions": [],
+    "trials that do not repeat": ["--conditions", "1560", "--trials", "1"],
+    "pulses": ["--pulses", "1"],
 }
 BANDWIDTHS = [29, 10, 5]
 INPUT_SIZES = [0, 4]
-QUICK_DATA = {"conditions": 40, "trials": 2, "neurons": 12, "bins": 20}
+QUICK_DATA = ["--conditions", "40", "--trials", "2", "--neurons", "12", "--bins", "20"]
 
 
 def find_pulses(checkpoint: Path) -> tuple[float, float]:
@@ -92,7 +91,9 @@ def main() -> None:
         path = LOGS / f"{options.name}_{number}.h5"
         if not path.exists():
             writable_folder(LOGS, "lightning_logs")
-            simulate(path=str(path), seed=1, **arguments | (QUICK_DATA if options.quick else {}))
+            command(
+                "simulate.py", "--path", str(path), "--seed", "1", *arguments, *(QUICK_DATA if options.quick else [])
+            )
         for input_size in INPUT_SIZES:
             for seed in seeds:
                 name = f"{options.name}_{number}_{input_size}_{seed}"

@@ -10,6 +10,13 @@ from evaluation.checkpoints import LOGS
 from training.runs import read_results
 
 
+def command(*words: str) -> None:
+    """Print and run one of the repo's commands; raise FailedWork if it fails."""
+    print(f"\npython {' '.join(words)}", flush=True)
+    if subprocess.run([sys.executable, *words]).returncode:
+        raise FailedWork(f"python {' '.join(words)} failed")
+
+
 def train(name: str, words: list[str]) -> dict[int, dict[str, float]]:
     """Train a run, or go on with it if it was begun; nothing happens if it is complete.
 
@@ -24,9 +31,7 @@ def train(name: str, words: list[str]) -> dict[int, dict[str, float]]:
         FailedWork: a training failed.
     """
     words = ["--resume", str(LOGS / name)] if (LOGS / name).exists() else ["--name", name, *words]
-    print(f"\npython train.py {' '.join(words)}", flush=True)
-    if subprocess.run([sys.executable, "train.py", *words]).returncode:
-        raise FailedWork(f"the training of {name} failed")
+    command("train.py", *words)
     return read_results(LOGS / name)
 
 

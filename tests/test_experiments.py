@@ -70,8 +70,8 @@ def test_the_evidence_for_inputs_is_gathered_and_goes_on(tmp_path, call, command
     for _ in range(2):
         done = call(tmp_path, "-m", "experiments.inputs", "--quick", "--out", "docs")
         assert (done.status, done.errors) == (0, "")
-    assert len(commands_in_process) == 12
-    assert all("nothing left to do" in output for output in commands_in_process[6:])
+    assert len(commands_in_process) == 15
+    assert all("nothing left to do" in output for output in commands_in_process[9:])
     rows = read_table(tmp_path / "docs" / "inputs.csv")
     assert [row["auc"] != "nan" for row in rows] == [False, False, False, False, False, True]
     assert "| pulses | 5 |" in done.output

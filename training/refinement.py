@@ -2,13 +2,14 @@
 
 The encoder's guess of an initial condition is not the best one, and a decoder that learns from poor guesses learns blurred
 dynamics. So at the end each training trial gets an initial condition of its own, in a table. Table, decoder and readout are
-fitted together, without the encoder. This takes about a third of the time of a training. The decoder runs without inputs: if the model has any, the held-out
-counts also decide whether it needs them.
+fitted together, without the encoder. This takes about a third of the time of a training. The decoder then runs without inputs.
+If the model has any, the whole model is also trained further with inputs in every trial, and held-out counts decide whether
+they are needed.
 
 Three things differ between recordings: how many factors the readout needs, whether trials share trajectories, as those of
 one condition do, and whether the refinement helps. The held-out counts of some training trials decide.
 
-Letters in shapes: J training trials, D of which have held-out counts, T time bins, N neurons, H hidden units.
+Letters in shapes: J training trials, D of which have held-out counts, H hidden units.
 """
 
 from typing import NamedTuple
@@ -19,11 +20,11 @@ from torch.optim.lr_scheduler import PolynomialLR
 from torch.utils.data import Dataset
 
 from model import SequentialAutoencoder, sbtt_loss
-from modules.coordinated_dropout import mask_missing, rescale
 from modules.optimizer import MuonAdam
 from modules.posterior import PRIOR_WIDTHS, leave_one_out_loss
 from modules.prior import whiten
-from modules.readout import merge_readout, principal_readouts, rank, split_readout
+from modules.readout import merge_readout, rank, split_readout
+from training.development import Development, choose_readouts, standard_error
 
 MAX_TRIALS = 2000  # training trials in the table
 MAX_BATCH_SIZE = 208  # at most a third of the trials
@@ -56,51 +57,6 @@ def weights_of(model: SequentialAutoencoder, **parts: nn.Module) -> dict[str, Te
     return weights | {
         f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()
     }
-
-
-class Development:
-    """The D training trials with held-out counts."""
-
-    def __init__(self, trials: Dataset, rows: Tensor, like: Tensor) -> None:
-        chosen = trials[rows]
-        self.spikes = chosen.spikes.to(like)
-        self.n_heldout = chosen.heldout.sum().clamp(min=1)
-        self.shown, self.target = chosen.shown.to(like), mask_missing(self.spikes, chosen.heldout.to(like.device))
-
-    def losses(self, log_rates: Tensor) -> Tensor:
-        """Return the SBTT loss (D,) of each trial's held-out counts, summed over them."""
-        losses = (log_rates.exp() - self.target * log_rates).masked_fill(self.target.isnan(), 0.0)
-        return losses.sum((1, 2)).nan_to_num(nan=torch.inf)  # a model that diverged is the worst
-
-    @torch.no_grad()
-    def score(self, model: SequentialAutoencoder) -> Tensor:
-        """Return the losses (D,) of what the model infers from the other counts."""
-        shown = self.shown if len(model.reference) else rescale(self.shown, self.spikes)
-        return self.losses(model.infer(shown).log_rates)
-
-
-def standard_error(values: Tensor) -> Tensor:
-    """Return the standard error of the sums of values (..., D) over independent trials."""
-    return values.std(-1, correction=0) * values.shape[-1] ** 0.5
-
-
-@torch.no_grad()
-def choose_readouts(model: SequentialAutoencoder, typical: Tensor, development: Development) -> dict[int, nn.Linear]:
-    """Return readouts of typical latents (J, T, H) with as few factors as held-out counts allow, by their number of factors.
-
-    The first has one factor more than the fewest whose loss is within two standard errors (over trials) of the least: one
-    more, because the fit has yet to find the exact directions. The second, if it has more factors, has the least loss.
-    """
-    readouts = principal_readouts(model.readout, typical)
-    latents = model(rescale(development.shown, development.spikes)).latents
-    losses = torch.stack([development.losses(readout(latents)) for readout in readouts])
-    best = int(losses.sum(1).argmin())
-    excess = losses - losses[best]
-    is_good = excess.sum(1) <= 2 * standard_error(excess)
-    is_good[best] = True
-    fewest, best = 1 + int(is_good.nonzero()[0]), 1 + best
-    first = min(fewest + 1, len(readouts))
-    return {n_factors: readouts[n_factors - 1] for n_factors in sorted({first, max(first, best)})}
 
 
 def fit(
