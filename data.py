@@ -16,6 +16,7 @@ from command_line import InputError, expect
 from modules.coordinated_dropout import mask_missing
 from recordings.checks import check_counts, check_rates
 from recordings.hdf5 import SPLITS, StoredArray, Trials, read_file
+from recordings.patterns import Pattern, sample
 
 VALID_BATCH_SIZE = 512  # trials; does not change the scores
 MAX_DEVELOPMENT_TRIALS = 300  # training trials with held-out entries
@@ -34,24 +35,6 @@ class Batch(NamedTuple):
         return mask_missing(self.spikes, ~self.heldout)
 
 
-def sample_mask(recorded: np.ndarray, bandwidth: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose which neurons an interface of limited bandwidth observes, at random at each time step of each trial.
-
-    Args:
-        recorded: (..., neurons) bool, the entries to choose from.
-        bandwidth: Number of neurons observed at each time step.
-        rng: Random number generator.
-
-    Returns:
-        (..., neurons) bool: True for `bandwidth` neurons at each time step, or for all recorded ones if fewer.
-    """
-    draw = rng.random(recorded.shape, dtype=np.float32)
-    draw[~recorded] = 2.0  # chosen last
-    chosen = np.zeros_like(recorded)
-    np.put_along_axis(chosen, draw.argpartition(bandwidth - 1, axis=-1)[..., :bandwidth], True, axis=-1)
-    return chosen & recorded
-
-
 class Masks(NamedTuple):
     """The random choices for the trials of a split: which counts are observed, and which of these are held out.
 
@@ -63,13 +46,14 @@ class Masks(NamedTuple):
     heldout_fraction: float  # of the observed entries of a trial
     stride: int | None  # held-out entries are in each trial (1), in each stride-th trial, or in none (None)
     first_heldout: int | None = None  # neurons from this one on are held out instead of random entries
+    pattern: Pattern = "random"
 
     def apply(self, spikes: np.ndarray, trial: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the spikes (T, N) of a trial with NaN where they are not observed, and which entries are held out."""
         rng = np.random.default_rng([*self.seeds, trial])
         observed = ~np.isnan(spikes)
         if self.bandwidth is not None:
-            observed = sample_mask(observed, self.bandwidth, rng)
+            observed = sample(self.pattern, observed, self.bandwidth, self.seeds[0], rng)
             spikes = np.where(observed, spikes, np.float32(np.nan))
         if self.stride is None or trial % self.stride:
             return spikes, np.zeros_like(observed)
@@ -148,6 +132,8 @@ class SpikeDataModule(pl.LightningDataModule):
     Args:
         path: HDF5 file with spike counts; README.md lists its keys.
         bandwidth: Number of neurons observed at each time step. None: all recorded neurons.
+        pattern: Which neurons: random ones at each time step; the same ones always (fixed); one after the other, as a scanning
+            microscope observes them (staggered); or all of them, at some time steps (blocks).
         batch_size: Trials in a training batch. None: a twelfth of the training trials, at least 16, at most 128.
         heldout_fraction: Fraction of the observed entries of a trial that are held out, to score models on: in all
             validation trials and in some training trials.
@@ -165,6 +151,7 @@ class SpikeDataModule(pl.LightningDataModule):
         self,
         path: str = "lorenz_data.h5",
         bandwidth: int | None = None,
+        pattern: Pattern = "random",
         batch_size: int | None = None,
         heldout_fraction: float = 0.2,
         development_fraction: float = 0.25,
@@ -212,7 +199,8 @@ class SpikeDataModule(pl.LightningDataModule):
         options, trials = self.hparams, self.trials[split]
         stride = 1 if split == "valid" else self._development_stride()
         first = self.n_heldin if split == "valid" and self.n_heldin < self.n_neurons else None
-        masks = Masks([options.seed, SPLITS.index(split)], options.bandwidth, options.heldout_fraction, stride, first)
+        seeds, heldout_fraction = [options.seed, SPLITS.index(split)], options.heldout_fraction
+        masks = Masks(seeds, options.bandwidth, heldout_fraction, stride, first, options.pattern)
         is_stored = isinstance(trials.spikes, StoredArray)
         return StreamedTrialDataset(trials, masks) if is_stored else TrialDataset(trials, masks)
 

@@ -4,8 +4,7 @@ python -m experiments.benchmark --quick      epoch times at two bandwidths, in t
 python -m experiments.benchmark              all eight, in 35 minutes; writes docs/benchmark.csv, docs/scaling.csv
 
 Both recipes are trained at each bandwidth until they reach the published R², validated every 10 epochs; ours with three
-seeds and without refinement. Our recipe is also trained to its end, validated as in its configuration. This gives its epoch
-and sweep times.
+seeds and without refinement. Our recipe is also trained to its end, which gives its epoch and sweep times.
 """
 
 import os
@@ -24,10 +23,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from command_line import FailedWork, run, silence_lightning, writable_folder, write_table
-from data import SpikeDataModule, sample_mask
+from data import SpikeDataModule
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from evaluation.reference import read_published
 from model import SequentialAutoencoder
+from recordings.patterns import sample_random
 from training.options import n_cores
 
 CONFIGS_OF = {"published": "published", "ours": "default"}
@@ -67,7 +67,7 @@ def mask_seconds() -> float:
     for seed in range(10):
         start = time.perf_counter()
         for split in trials:
-            sample_mask(~np.isnan(split.spikes), 5, np.random.default_rng(seed))
+            sample_random(~np.isnan(split.spikes), 5, np.random.default_rng(seed))
         times.append(time.perf_counter() - start)
     return min(times)
 

@@ -5,12 +5,13 @@ import torch
 from conftest import ROOT
 
 from command_line import InputError
-from data import SpikeDataModule, sample_mask
+from data import SpikeDataModule
 from recordings.hdf5 import read_file
+from recordings.patterns import sample_random
 
 
 def test_mask_observes_exactly_bandwidth_neurons():
-    mask = sample_mask(np.ones((50, 20, 29), dtype=bool), 5, np.random.default_rng(0))
+    mask = sample_random(np.ones((50, 20, 29), dtype=bool), 5, np.random.default_rng(0))
     assert (mask.sum(-1) == 5).all()
     # every neuron is as likely as any other, and the next bin is another draw
     assert np.abs(mask.mean((0, 1)) - 5 / 29).max() < 0.05
@@ -19,7 +20,7 @@ def test_mask_observes_exactly_bandwidth_neurons():
 
 def test_mask_chooses_among_recorded_entries():
     recorded = np.random.default_rng(0).random((40, 20, 10)) < 0.4
-    mask = sample_mask(recorded, 3, np.random.default_rng(1))
+    mask = sample_random(recorded, 3, np.random.default_rng(1))
     assert not (mask & ~recorded).any()
     np.testing.assert_array_equal(mask.sum(-1), np.minimum(recorded.sum(-1), 3))
 
