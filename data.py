@@ -3,7 +3,7 @@
 A missing count is NaN. Letters in shapes: B trials, T time bins, N neurons.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from command_line import InputError, expect
 from modules.coordinated_dropout import mask_missing
 from recordings.checks import check_counts, check_rates
-from recordings.hdf5 import SPLITS, StoredArray, Trials, read_file
-from recordings.patterns import Pattern, sample
+from recordings.hdf5 import SPLITS, StoredArray, Trials, hold_out_conditions, read_file
+from recordings.patterns import Fill, Pattern, fill_missing, sample
 
 VALID_BATCH_SIZE = 512  # trials; does not change the scores
 MAX_DEVELOPMENT_TRIALS = 300  # training trials with held-out entries
@@ -47,6 +47,7 @@ class Masks(NamedTuple):
     stride: int | None  # held-out entries are in each trial (1), in each stride-th trial, or in none (None)
     first_heldout: int | None = None  # neurons from this one on are held out instead of random entries
     pattern: Pattern = "random"
+    fill: Fill = "none"
 
     def apply(self, spikes: np.ndarray, trial: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the spikes (T, N) of a trial with NaN where they are not observed, and which entries are held out."""
@@ -54,7 +55,7 @@ class Masks(NamedTuple):
         observed = ~np.isnan(spikes)
         if self.bandwidth is not None:
             observed = sample(self.pattern, observed, self.bandwidth, self.seeds[0], rng)
-            spikes = np.where(observed, spikes, np.float32(np.nan))
+            spikes = fill_missing(np.where(observed, spikes, np.float32(np.nan)), self.fill)
         if self.stride is None or trial % self.stride:
             return spikes, np.zeros_like(observed)
         if self.first_heldout is not None:
@@ -134,6 +135,9 @@ class SpikeDataModule(pl.LightningDataModule):
         bandwidth: Number of neurons observed at each time step. None: all recorded neurons.
         pattern: Which neurons: random ones at each time step; the same ones always (fixed); one after the other, as a scanning
             microscope observes them (staggered); or all of them, at some time steps (blocks).
+        fill: What stands in place of a count that was not observed, also in the loss: nothing, as SBTT has it; or, to see what
+            this is worth, zeros or counts interpolated in time.
+        split: trials: as in the file. conditions: every fifth condition is for validation, the others are for training.
         batch_size: Trials in a training batch. None: a twelfth of the training trials, at least 16, at most 128.
         heldout_fraction: Fraction of the observed entries of a trial that are held out, to score models on: in all
             validation trials and in some training trials.
@@ -152,6 +156,8 @@ class SpikeDataModule(pl.LightningDataModule):
         path: str = "lorenz_data.h5",
         bandwidth: int | None = None,
         pattern: Pattern = "random",
+        fill: Fill = "none",
+        split: Literal["trials", "conditions"] = "trials",
         batch_size: int | None = None,
         heldout_fraction: float = 0.2,
         development_fraction: float = 0.25,
@@ -162,6 +168,8 @@ class SpikeDataModule(pl.LightningDataModule):
         super().__init__()
         self.trials, self.bin_width, self.n_heldin, self.conversion = read_file(path, bin_width)
         bin_width = self.bin_width  # for the hyperparameters
+        if split == "conditions":
+            self.trials = hold_out_conditions(self.trials, path)
         self.n_neurons = self.trials["train"].spikes.shape[-1]
         n_neurons = f"1 to {self.n_neurons}, the number of neurons in {path}"
         expect(bandwidth is None or 1 <= bandwidth <= self.n_neurons, "bandwidth", bandwidth, n_neurons)
@@ -200,7 +208,7 @@ class SpikeDataModule(pl.LightningDataModule):
         stride = 1 if split == "valid" else self._development_stride()
         first = self.n_heldin if split == "valid" and self.n_heldin < self.n_neurons else None
         seeds, heldout_fraction = [options.seed, SPLITS.index(split)], options.heldout_fraction
-        masks = Masks(seeds, options.bandwidth, heldout_fraction, stride, first, options.pattern)
+        masks = Masks(seeds, options.bandwidth, heldout_fraction, stride, first, options.pattern, options.fill)
         is_stored = isinstance(trials.spikes, StoredArray)
         return StreamedTrialDataset(trials, masks) if is_stored else TrialDataset(trials, masks)
 

@@ -150,6 +150,32 @@ def read_trials(stored: Trials) -> Trials:
     return Trials(spikes, rates, stored.condition)
 
 
+def hold_out_conditions(trials: dict[str, Trials], path: str | Path) -> dict[str, Trials]:
+    """Split the trials of both splits anew: every fifth condition is for validation, the others are for training.
+
+    Raises:
+        InputError: a file without labels, with fewer than five conditions, or too large for memory.
+    """
+    train, valid = (trials[split] for split in SPLITS)
+    if train.condition is None or valid.condition is None:
+        raise InputError(
+            f"{path}: has no train_condition and valid_condition; expected labels, to hold out whole conditions"
+        )
+    if isinstance(train.spikes, StoredArray):
+        raise InputError(
+            f"{path}: has more than {MAX_IN_MEMORY >> 30} GB of counts; expected less, to hold out whole conditions"
+        )
+    joined = Trials(*(None if part[0] is None else np.concatenate(part) for part in zip(train, valid, strict=True)))
+    conditions = np.unique(joined.condition)
+    if len(conditions) < 5:
+        raise InputError(f"{path}: has {len(conditions)} conditions; expected at least 5, to hold out every fifth")
+    is_valid = np.isin(joined.condition, conditions[2::5])
+    return {
+        split: Trials(*(None if field is None else field[chosen] for field in joined))
+        for split, chosen in (("train", ~is_valid), ("valid", is_valid))
+    }
+
+
 def read_latents(path: str | Path, n_trials: int) -> dict[str, np.ndarray] | None:
     """Return the true latents (trials, time, dimensions) of the first `n_trials` of each split, None where not known.
 

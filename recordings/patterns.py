@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 Pattern = Literal["random", "fixed", "staggered", "blocks"]
+Fill = Literal["none", "zero", "interpolated"]
 
 
 def sample_random(recorded: np.ndarray, bandwidth: int, rng: np.random.Generator) -> np.ndarray:
@@ -76,3 +77,22 @@ def sample(pattern: Pattern, recorded: np.ndarray, bandwidth: int, seed: int, rn
     if pattern == "blocks":
         return sample_blocks(recorded, bandwidth, rng)
     return sample_random(recorded, bandwidth, rng)
+
+
+def fill_missing(spikes: np.ndarray, fill: Fill) -> np.ndarray:
+    """Return the counts (T, N) of a trial with something in place of missing ones (NaN), as if it had been observed.
+
+    Args:
+        spikes: (T, N) counts per bin, NaN = missing.
+        fill: none: they stay missing. zero: zeros. interpolated: each neuron's counts, linearly in time; zeros for a neuron
+            without any count in the trial.
+    """
+    if fill == "none":
+        return spikes
+    filled = np.nan_to_num(spikes, nan=0.0)
+    if fill == "interpolated":
+        bins = np.arange(len(spikes))
+        for neuron, observed in enumerate(~np.isnan(spikes.T)):
+            if observed.any():
+                filled[:, neuron] = np.interp(bins, bins[observed], spikes[observed, neuron])
+    return filled

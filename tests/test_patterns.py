@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from command_line import InputError
 from data import SpikeDataModule
-from recordings.patterns import sample
+from recordings.patterns import fill_missing, sample
+from simulate import simulate
 
 
 def masks(pattern: str, n_trials: int = 300, bandwidth: int = 5, seed: int = 3) -> np.ndarray:
@@ -42,3 +44,43 @@ def test_the_data_module_takes_the_pattern(small_lorenz):
     train, valid = (~data.datasets[split][:].spikes.isnan() for split in ("train", "valid"))
     assert (train == train[0, 0]).all()
     assert (valid == train[0, 0]).all()
+
+
+def test_missing_counts_can_be_filled():
+    spikes = np.array([[np.nan, 1.0, np.nan], [2.0, np.nan, np.nan], [np.nan, np.nan, np.nan], [4.0, 3.0, np.nan]])
+    assert np.isnan(fill_missing(spikes, "none")).sum() == 8
+    np.testing.assert_array_equal(fill_missing(spikes, "zero"), np.nan_to_num(spikes))
+    expected = np.array([[2.0, 1.0, 0.0], [2.0, 5 / 3, 0.0], [3.0, 7 / 3, 0.0], [4.0, 3.0, 0.0]])
+    np.testing.assert_allclose(fill_missing(spikes, "interpolated"), expected)
+
+
+def test_filled_counts_are_in_input_and_loss(small_lorenz):
+    shown = {}
+    for fill in ("none", "zero"):
+        data = SpikeDataModule(small_lorenz, bandwidth=4, fill=fill, development_fraction=0)
+        data.setup()
+        shown[fill] = data.datasets["train"][:].shown
+    missing = shown["none"].isnan()
+    assert missing.float().mean() == pytest.approx(8 / 12)
+    assert not shown["zero"].isnan().any()
+    assert not shown["zero"][missing].any()
+    assert (shown["zero"][~missing] == shown["none"][~missing]).all()
+
+
+def test_whole_conditions_can_be_held_out(tmp_path):
+    simulate(path=str(tmp_path / "a.h5"), conditions=11, trials=5, neurons=6, bins=10)
+    data, usual = (SpikeDataModule(str(tmp_path / "a.h5"), split=split) for split in ("conditions", "trials"))
+    conditions = {split: set(trials.condition) for split, trials in data.trials.items()}
+    assert len(conditions["valid"]) == 2
+    assert not conditions["train"] & conditions["valid"]
+    assert len(conditions["train"] | conditions["valid"]) == 11
+    assert sum(len(trials.spikes) for trials in data.trials.values()) == 55
+    assert conditions["train"] != {split: set(trials.condition) for split, trials in usual.trials.items()}["train"]
+
+
+def test_conditions_that_cannot_be_held_out(write_file, data_arrays):
+    with pytest.raises(InputError, match="has 3 conditions; expected at least 5"):
+        SpikeDataModule(write_file(data_arrays), split="conditions")
+    unlabelled = {key: array for key, array in data_arrays.items() if "condition" not in key}
+    with pytest.raises(InputError, match="has no train_condition"):
+        SpikeDataModule(write_file(unlabelled), split="conditions")
