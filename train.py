@@ -30,6 +30,7 @@ from training.callbacks import (
 )
 from training.parallel import train_all
 from training.tensorboard import TensorBoardPages, log_result, make_logger
+from training.transfer import start_from
 
 SCORES = ["r2", "r2_observed", "r2_unobserved", "r2_amortised", "nll", "heldout_nll", "heldout_nll_amortised", "bps"]
 
@@ -42,6 +43,8 @@ def build(
     given = options.make_parser().instantiate(config).trainer  # options that name classes become objects
     data = SpikeDataModule(**config.data, seed=config.seed_everything)
     model = SequentialAutoencoder(data.n_neurons, data.bin_width, data.n_heldin, **config.model)
+    if config.init_from is not None:
+        start_from(model, config.init_from, config.init_parts, config.freeze)
     ours = {
         "logger": make_logger(folder, runs.last_checkpoint(folder)) if given.logger in (None, True) else given.logger,
         "devices": given.devices if gpu is None else [gpu],

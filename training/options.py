@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from command_line import InputError
 from data import SpikeDataModule
 from model import SequentialAutoencoder
+from training.transfer import Part
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "default.yaml"
 DEMO_BANDWIDTHS = [29, 25, 20, 15, 10, 5, 3, 2]  # of 29 neurons
@@ -51,6 +52,13 @@ def make_parser() -> ArgumentParser:
     )
     scores = Literal["valid/heldout_nll", "valid/heldout_nll_amortised", "valid/nll"]
     parser.add_argument("--monitor", type=scores, default="valid/heldout_nll", help="Score that chooses best.ckpt")
+    parser.add_argument("--init_from", type=str | None, help="Checkpoint of a trained model to start from")
+    parser.add_argument(
+        "--init_parts", type=Part, nargs="+", default=["encoder", "generator"], help="What to take from it"
+    )
+    parser.add_argument(
+        "--freeze", type=Part, nargs="*", default=[], help="Parts of it that the training must not change"
+    )
     parser.add_argument("--name", type=str | None, help="Folder under lightning_logs (default: a time stamp)")
     parser.add_argument("--resume", type=str | None, help="Folder of a run that was stopped, to go on with it")
     parser.add_argument("--jobs", type=int, default=n_cores(), help="Bandwidths to train at a time")
@@ -67,6 +75,8 @@ def check_options(config: Namespace) -> None:
         raise InputError("--trainer.max_epochs 0: expected at least 1")
     if config.model.refinement > 0 and config.data.development_fraction == 0:
         raise InputError("--data.development_fraction 0: expected more than 0, or --model.refinement 0 beside it")
+    if config.freeze and config.init_from is None:
+        raise InputError(f"--freeze {' '.join(config.freeze)}: expected --init_from CHECKPOINT beside it")
     if config.jobs < 1:
         raise InputError(f"--jobs {config.jobs}: expected at least 1")
     # half precision cannot hold all counts above 256, nor small changes of the weights

@@ -83,7 +83,8 @@ def fit(
         seed: Seed of the order of the trials.
     """
     model.load_state_dict(start.weights)
-    decoder, readout = model.decoder, split_readout(model.readout, start.n_factors)
+    decoder, is_frozen = model.decoder, not model.readout.weight.requires_grad
+    readout = model.readout if is_frozen else split_readout(model.readout, start.n_factors)
     table = nn.Embedding.from_pretrained(start.reference.clone(), freeze=False, sparse=True)
     # of the table only the rows of a batch change, each with a momentum of its own
     optimizers = [
@@ -114,7 +115,8 @@ def fit(
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
                 optimizer.step()
                 schedule.step()
-    return Candidate(prior, weights_of(model, readout=merge_readout(readout)), start.n_factors, table.weight.detach())
+    merged = readout if is_frozen else merge_readout(readout)
+    return Candidate(prior, weights_of(model, readout=merged), start.n_factors, table.weight.detach())
 
 
 def fit_driven(
@@ -173,7 +175,8 @@ def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: i
         typical = model.decode(encoded, development.spikes.shape[1], inputs)[1]
     if not encoded.abs().max() < MAX_STATE:  # the training diverged: nothing to refine
         return {}
-    readouts = choose_readouts(model, typical, development)
+    is_frozen = not model.readout.weight.requires_grad  # the fits are of the table alone
+    readouts = {rank(model.readout): model.readout} if is_frozen else choose_readouts(model, typical, development)
     few, *more = (
         Candidate("encoder", weights_of(model, readout=readout), n, encoded) for n, readout in readouts.items()
     )
