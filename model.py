@@ -89,7 +89,7 @@ class SequentialAutoencoder(pl.LightningModule):
         hidden_size: int = 50,
         input_size: int = 0,
         input_penalty: float = 0.01,
-        input_dropout: float = 0.25,
+        input_dropout: float = 0.5,
         dropout: float = 0.1,
         coordinated_dropout: float = 0.5,
         refinement: int = 60,

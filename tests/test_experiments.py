@@ -8,7 +8,8 @@ from conftest import ROOT
 from torch.utils.tensorboard import SummaryWriter
 
 from command_line import read_table
-from experiments import benchmark
+from experiments import benchmark, evidence
+from recordings.hdf5 import read_file
 from simulate import simulate
 
 
@@ -75,3 +76,29 @@ def test_the_evidence_for_inputs_is_gathered_and_goes_on(tmp_path, call, command
     rows = read_table(tmp_path / "docs" / "inputs.csv")
     assert [row["auc"] != "nan" for row in rows] == [False, False, False, False, False, True]
     assert "| pulses | 5 |" in done.output
+
+
+def test_a_piece_of_evidence_is_gathered_and_drawn(tmp_path, call, commands_in_process):
+    simulate(path=str(tmp_path / "lorenz_data.h5"), conditions=10, trials=6, neurons=29, bins=12)
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    words = ["--pieces", "patterns", "unseen_conditions", "--quick", "--out", "docs", "--figures", "figures"]
+    done = call(tmp_path, "-m", "experiments.evidence", *words)
+    assert (done.status, done.errors) == (0, "")
+    rows = read_table(tmp_path / "docs" / "evidence_patterns.csv")
+    assert {row["label"] for row in rows} == {"random", "staggered", "blocks", "fixed"}
+    assert all(np.isfinite(float(row["r2_latents"])) for row in rows)
+    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {
+        "evidence_patterns",
+        "evidence_unseen_conditions",
+    }
+
+
+def test_the_evidence_for_transfer_is_of_other_conditions_and_the_same_neurons(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "LOGS", tmp_path)
+    simulate(path=str(tmp_path / "all.h5"), conditions=6, trials=10, neurons=5, bins=10)
+    files = [evidence.divide(str(tmp_path / "all.h5"), "a", slice(0, None, 2), None)]
+    files.append(evidence.divide(str(tmp_path / "all.h5"), "b", slice(1, None, 2), 7))
+    first, second = (read_file(file).trials for file in files)
+    assert set(first["train"].condition) == {0, 2, 4}
+    assert set(second["valid"].condition) == {1, 3, 5}
+    assert [len(trials.spikes) for trials in second.values()] == [7, 6]

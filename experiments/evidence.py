@@ -1,0 +1,191 @@
+"""Gather the evidence for SBTT on simulated data: what the selective loss is worth, how to sample, what is memory, what adapts.
+
+python -m experiments.evidence                       all pieces; two hours on two cores
+python -m experiments.evidence --pieces patterns     one of them
+python -m experiments.evidence --quick               each in small, to see that it works
+
+Each piece writes docs/evidence_PIECE.csv and a figure, figures/evidence_PIECE.png. If it was stopped, the same command resumes
+it. docs/evidence.md tells what came out.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import jsonargparse
+import matplotlib.style
+import numpy as np
+
+from command_line import markdown_table, run, writable_folder, write_table
+from evaluation.checkpoints import LOGS, bandwidth_folder
+from evaluation.inference import infer_arrays
+from evaluation.scoring import load_model_and_data
+from experiments.evidence_figures import plot_evidence
+from experiments.trainings import command, mean_and_sd, train
+from plotting.latents import apply_map, fit_linear_map
+from plotting.style import STYLE, save
+from recordings.hdf5 import read_latents
+from recordings.writing import write_splits
+from training.options import DEMO_BANDWIDTHS
+
+SCORES = ["r2", "r2_observed", "r2_unobserved", "r2_latents"]
+OTHER_SEED = ["--seed", "1"]  # of the simulation
+
+
+class Training(NamedTuple):
+    """A run of train.py in a piece of evidence."""
+
+    label: str  # what is compared: a line in the figure
+    x: int | None  # where on the x-axis; None: at the bandwidth
+    bandwidths: list[int]
+    words: list[str]  # options of train.py
+    data: str  # data file
+
+
+def simulated(name: str, *words: str) -> str:
+    """Return the path of a simulated data set under lightning_logs. It is made if it is not there."""
+    path = writable_folder(LOGS, "lightning_logs") / f"evidence_{name}.h5"
+    if not path.exists():
+        command("simulate.py", "--path", str(path), *words)
+    return str(path)
+
+
+def selective_loss(data: str, bandwidths: list[int]) -> Iterator[Training]:
+    """Missing counts left out, as SBTT has it; or taken as zeros; or interpolated in time: in the input and in the loss."""
+    for label, fill in {"SBTT": "none", "missing as zeros": "zero", "interpolated": "interpolated"}.items():
+        yield Training(label, None, bandwidths, ["--data.fill", fill], data)
+
+
+def patterns(data: str, bandwidths: list[int]) -> Iterator[Training]:
+    """The same bandwidth spent in four ways."""
+    for pattern in ("random", "staggered", "blocks", "fixed"):
+        yield Training(pattern, None, bandwidths[2:], ["--data.pattern", pattern], data)
+
+
+def unseen_conditions(data: str, bandwidths: list[int]) -> Iterator[Training]:
+    """Validation trials of conditions that are in training, and of conditions that are not."""
+    yield Training("conditions seen in training", None, bandwidths, [], data)
+    yield Training("conditions never seen", None, bandwidths, ["--data.split", "conditions"], data)
+
+
+def number_of_conditions(data: str, bandwidths: list[int]) -> Iterator[Training]:
+    """Conditions never seen, against the number of conditions in training; as many trials in all."""
+    for n_training, n_all, trials in ((65, 81, 19), (250, 312, 5), (1248, 1560, 1)):
+        path = simulated(f"{n_training}_conditions", "--conditions", str(n_all), "--trials", str(trials), *OTHER_SEED)
+        for bandwidth in (bandwidths[0], bandwidths[-3]):
+            words = ["--data.split", "conditions"]
+            yield Training(f"{bandwidth} observed", n_training, [bandwidth], words, path)
+
+
+def transfer(data: str, bandwidths: list[int]) -> Iterator[Training]:
+    """A model of all neurons on some conditions adapts to few neurons and few trials of other conditions."""
+    all_conditions = simulated("130_conditions", "--conditions", "130", "--trials", "24", *OTHER_SEED)
+    half = divide(all_conditions, "first_half", slice(0, None, 2), None)
+    train("evidence_pretrained", ["--data.path", half, "--bandwidths", str(bandwidths[0])])
+    checkpoint = str(LOGS / "evidence_pretrained" / bandwidth_folder(bandwidths[0]) / "best.ckpt")
+    ways = {
+        "from scratch": [],
+        "adapted": ["--init_from", checkpoint, "--model.learning_rate", "1e-2"],
+        "adapted, generator frozen": ["--init_from", checkpoint, "--freeze", "generator"],
+    }
+    for n_trials in (50, 200, 1248):
+        path = divide(all_conditions, f"{n_trials}_trials", slice(1, None, 2), n_trials)
+        for bandwidth in bandwidths[-2:]:
+            for way, words in ways.items():
+                yield Training(f"{bandwidth} observed, {way}", n_trials, [bandwidth], words, path)
+
+
+PIECES = {
+    piece.__name__: piece for piece in (selective_loss, patterns, unseen_conditions, number_of_conditions, transfer)
+}
+X_LABELS = {"number_of_conditions": "conditions in training", "transfer": "trials in training"}
+SCORE_OF = {"patterns": "r2_latents"}  # else R² of the rates
+
+
+def divide(path: str, name: str, conditions: slice, n_train: int | None) -> str:
+    """Write the trials of some conditions, at most `n_train` of them for training, to a file of their own; return its path."""
+    out = LOGS / f"evidence_{name}.h5"
+    if out.exists():
+        return str(out)
+    splits = {}
+    with h5py.File(path) as file:
+        bin_width = float(file.attrs["bin_width"])
+        labels = np.unique(file["train_condition"][:])[conditions]
+        for split in ("train", "valid"):
+            arrays = {key: file[f"{split}_{key}"][:] for key in ("data", "truth", "condition")}
+            chosen = np.flatnonzero(np.isin(arrays["condition"], labels))
+            if split == "train" and n_train is not None:
+                chosen = np.random.default_rng(0).permutation(chosen)[:n_train]
+            splits[split] = {key: array[chosen] for key, array in arrays.items()}
+    write_splits(out, splits, bin_width)
+    return str(out)
+
+
+def r2_of_latents(checkpoint: Path) -> float:
+    """Return the R² between true latents and the model's, after a linear map that was fitted on training trials.
+
+    NaN if the true latents are not known for these trials.
+    """
+    model, data = load_model_and_data(checkpoint)
+    true = None if data.hparams.split == "conditions" else read_latents(data.hparams.path, 10**6)
+    if true is None:
+        return np.nan
+    inferred = {split: infer_arrays(model, data.datasets[split][:].spikes)["latents"] for split in ("train", "valid")}
+    residual = true["valid"] - apply_map(fit_linear_map(inferred["train"], true["train"]), inferred["valid"])
+    return float(np.mean(1 - np.square(residual).mean((0, 1)) / true["valid"].var((0, 1))))
+
+
+def gather(piece: str, data: str, bandwidths: list[int], seeds: list[int], quick: list[str]) -> list[dict]:
+    """Train what a piece asks for, with each seed. Return a row for each training and bandwidth."""
+    rows = []
+    for number, training in enumerate(PIECES[piece](data, bandwidths)):
+        for seed in seeds:
+            name = f"evidence_{piece}_{number}_{seed}"
+            words = ["--data.path", training.data, "--bandwidths", *map(str, training.bandwidths), *training.words]
+            results = train(name, [*words, "--seed_everything", str(seed), *quick])
+            for bandwidth in training.bandwidths:
+                scores = {score: results[bandwidth].get(score, np.nan) for score in SCORES}
+                if SCORE_OF.get(piece) == "r2_latents":
+                    scores["r2_latents"] = r2_of_latents(LOGS / name / bandwidth_folder(bandwidth) / "best.ckpt")
+                x = bandwidth if training.x is None else training.x
+                rows.append({"label": training.label, "x": x, "bandwidth": bandwidth, "seed": seed} | scores)
+    return rows
+
+
+def results_table(rows: list[dict], x_label: str, scores: list[str]) -> str:
+    """Return a table of means ± SD over seeds."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["label"], row["x"]), []).append(row)
+    columns = {"": [label for label, _ in groups], x_label: [str(x) for _, x in groups]}
+    columns |= {score: [mean_and_sd([row[score] for row in seeds]) for seeds in groups.values()] for score in scores}
+    return markdown_table(columns, n_left=1)
+
+
+def main() -> None:
+    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--pieces", choices=list(PIECES), nargs="+", default=list(PIECES), help="Pieces of evidence")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
+    parser.add_argument("--data", type=str, default="lorenz_data.h5", help="Data of the first three pieces")
+    parser.add_argument(
+        "--bandwidths", type=int, nargs="+", default=DEMO_BANDWIDTHS, help="Numbers of observed neurons"
+    )
+    parser.add_argument("--quick", action="store_true", help="One seed, one epoch, four bandwidths")
+    parser.add_argument("--out", type=str, default="docs", help="Folder for the tables")
+    parser.add_argument("--figures", type=str, default="figures", help="Folder for the figures")
+    options = parser.parse_args()
+    out, figures = writable_folder(options.out, "--out"), writable_folder(options.figures, "--figures")
+    quick = ["--trainer.max_epochs", "1", "--model.refinement", "1"] if options.quick else []
+    seeds, bandwidths = (options.seeds[:1], [29, 10, 3, 2]) if options.quick else (options.seeds, options.bandwidths)
+    for piece in options.pieces:
+        rows = gather(piece, options.data, bandwidths, seeds, quick)
+        write_table(out / f"evidence_{piece}.csv", rows)
+        score, x_label = SCORE_OF.get(piece, "r2"), X_LABELS.get(piece, "neurons observed")
+        with matplotlib.style.context(STYLE):
+            save(plot_evidence(rows, x_label, score), f"evidence_{piece}", figures)
+        print(f"\n{PIECES[piece].__doc__}\n\n{results_table(rows, x_label, [*dict.fromkeys([score, 'r2'])])}")
+
+
+if __name__ == "__main__":
+    run(main)
