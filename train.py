@@ -28,6 +28,7 @@ from training.callbacks import (
     StopIfNotFinite,
     save_best_and_last,
 )
+from training.comparison import compare_inputs
 from training.parallel import train_all
 from training.tensorboard import TensorBoardPages, log_result, make_logger
 from training.transfer import start_from
@@ -135,6 +136,8 @@ def train_run(config: Namespace, bandwidths: list[int], run_dir: Path) -> None:
         rows = [results[bandwidth] for bandwidth in bandwidths if bandwidth in results]
         write_table(run_dir / "results.csv", rows)
         terminal.print_table(rows)
+        for line in compare_inputs(run_dir, config):
+            say(line)
     say(f"\nIt took {terminal.clock(time.perf_counter() - start)}. The runs are in {run_dir}.")
     say(f"Look at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}")
     if failed:

@@ -130,7 +130,9 @@ def open_trials(file: h5py.File, path: str | Path, prefix: str) -> Trials:
     """
     spikes = open_array(file, path, f"{prefix}data")
     if spikes is None:
-        raise InputError(f"{path}: has no key {prefix}data; expected train_data and valid_data, found {sorted(file)}")
+        raise InputError(
+            f"{path}: has no key {prefix}data; expected train_data and valid_data, found {sorted(file)} (convert.py makes such a file from NWB and others)"
+        )
     check_shape(spikes.shape, path, f"{prefix}data")
     rates = open_array(file, path, f"{prefix}truth", spikes.shape)
     condition = open_array(file, path, f"{prefix}condition", spikes.shape[:1])

@@ -17,6 +17,7 @@ from plotting.trials import Example, plot_examples
 from simulate import simulate
 from training import refinement
 from training.refinement import refine
+from training.runs import read_results
 
 
 def make_model(**options) -> SequentialAutoencoder:
@@ -124,3 +125,23 @@ def test_pulses_change_a_trial_from_their_bin_on(tmp_path, pulses):
         np.testing.assert_array_equal(latents[i, :before], latents[j, :before])
         assert (latents[i, before] != latents[j, before]).any()
         assert (rates[i, before] != rates[j, before]).any()
+
+
+def test_the_output_says_whether_inputs_predict_held_out_counts_better(call, tmp_path, small_lorenz):
+    words = ["--data.path", small_lorenz, "--bandwidths", "6", *SMALL, "--model.refinement", "0"]
+    outputs = {
+        name: call(tmp_path, "train.py", *words, "--name", name, *more).output
+        for name, more in {
+            "free": [],
+            "driven": ["--model.input_size", "2"],
+            "other_seed": ["--seed_everything", "1"],
+            "again": ["--model.input_size", "3"],
+        }.items()
+    }
+    scores = {name: read_results(tmp_path / "lightning_logs" / name)[6]["heldout_nll"] for name in outputs}
+    assert [name for name, output in outputs.items() if "inputs" in output] == ["driven", "again"]
+    for name in ("driven", "again"):
+        better = "better" if scores[name] < scores["free"] else "worse"
+        line = f"bandwidth 6: held-out NLL {scores[name]:.4f} with inputs, {better} than {scores['free']:.4f} without inputs in"
+        assert line in outputs[name]
+        assert outputs[name].count("held-out NLL") == 1
