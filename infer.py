@@ -75,7 +75,8 @@ def infer_blocks(
         for prefix, spikes in stored.items():
             task = progress.add_task(f"{prefix}data", total=len(spikes))
             for trials in blocks(spikes, max_trials=BATCH_SIZE):
-                yield prefix, trials, infer_arrays(model, check_counts(spikes[trials], path, f"{prefix}data"))
+                batch = check_counts(spikes[trials], path, f"{prefix}data")
+                yield prefix, trials, infer_arrays(model, batch, with_sd=True)
                 progress.update(task, completed=trials.stop)
 
 
@@ -123,7 +124,7 @@ def infer_file(
     to: Literal["hdf5", "npz", "nwb"] = "hdf5",
     bin_width: float | None = None,
 ) -> None:
-    """Infer rates, log-rates, latents, initial conditions and inputs, if the decoder has any, of all trials in a file.
+    """Infer rates, their uncertainty, log-rates, latents, initial conditions and inputs, if the decoder has any, of all trials in a file.
 
     Args:
         checkpoint: Checkpoint that train.py made, such as lightning_logs/pretrained/bandwidth_29/best.ckpt.

@@ -4,10 +4,12 @@ import numpy as np
 import torch
 
 from model import SequentialAutoencoder
+from modules.uncertainty import counts_sd
 
 BATCH_SIZE = 512  # trials inferred at a time
 UNITS = {
     "rates": "spikes/s",
+    "rates_sd": "spikes/s, posterior standard deviation",
     "log_rates": "log of the expected spikes in a bin",
     "latents": "state of the decoder, no unit",
     "initial_condition": "state of the decoder before the first bin, no unit",
@@ -16,12 +18,15 @@ UNITS = {
 
 
 @torch.no_grad()
-def infer_arrays(model: SequentialAutoencoder, spikes: np.ndarray | torch.Tensor) -> dict[str, np.ndarray]:
+def infer_arrays(
+    model: SequentialAutoencoder, spikes: np.ndarray | torch.Tensor, with_sd: bool = False
+) -> dict[str, np.ndarray]:
     """Infer rates and latents from spikes.
 
     Args:
         model: The model, in evaluation mode (as evaluation.checkpoints.load_checkpoint returns it).
         spikes: (trials, time, neurons) counts per bin, NaN = missing.
+        with_sd: Also `rates_sd`, how uncertain the rates are (modules/uncertainty.py). The encoder alone does not know it.
 
     Returns:
         float32 arrays: `rates` in spikes/s and `log_rates` (trials, time, neurons), `latents` (trials, time, hidden
@@ -29,9 +34,13 @@ def infer_arrays(model: SequentialAutoencoder, spikes: np.ndarray | torch.Tensor
     """
     parts = []
     for batch in torch.as_tensor(spikes, dtype=torch.float32).split(BATCH_SIZE):
-        inferred = model.infer(batch.to(model.device, model.dtype))
+        batch = batch.to(model.device, model.dtype)
+        inferred = model.infer(batch)
         if model.hparams.input_size and inferred.inputs is None:  # the refined decoder runs without inputs
             inferred = inferred._replace(inputs=inferred.latents.new_zeros(*batch.shape[:2], model.hparams.input_size))
         arrays = {"rates": model.rates(inferred.log_rates), **inferred._asdict()}
+        if with_sd and len(model.reference):
+            sd = counts_sd(model, batch, inferred, model.reference, model.prior_width)
+            arrays["rates_sd"] = sd / model.hparams.bin_width
         parts.append({name: array for name, array in arrays.items() if array is not None})
     return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in UNITS if name in parts[0]}
