@@ -17,7 +17,7 @@ from evaluation.checkpoints import find_checkpoints
 from training.callbacks import AtomicCheckpointIO
 from training.runs import lock_folder
 
-EPOCHS = 50
+EPOCHS = 24
 WORDS = [str(ROOT / "train.py"), "--bandwidths", "4", "2", "--jobs", "2", *SMALL, f"--trainer.max_epochs={EPOCHS}"]
 
 
