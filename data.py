@@ -166,7 +166,7 @@ class SpikeDataModule(pl.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        self.trials, self.bin_width, self.n_heldin, self.conversion = read_file(path, bin_width)
+        self.trials, self.bin_width, self.n_heldin, self.conversion, self.condition_names = read_file(path, bin_width)
         bin_width = self.bin_width  # for the hyperparameters
         if split == "conditions":
             self.trials = hold_out_conditions(self.trials, path)

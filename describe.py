@@ -75,7 +75,7 @@ def describe(path: str, bin_width: float | None = None) -> None:
         InputError: the file cannot be trained on.
     """
     bin_width_flag = "" if bin_width is None else f" --data.bin_width {bin_width}"
-    trials, bin_width, n_heldin, _ = read_file(path, bin_width)
+    trials, bin_width, n_heldin, _, names = read_file(path, bin_width)
     n_bins, n_neurons = trials["train"].spikes.shape[1:]
     heldout = f", of which {n_neurons - n_heldin} are hidden from the encoder" if n_heldin < n_neurons else ""
     print(
@@ -88,7 +88,8 @@ def describe(path: str, bin_width: float | None = None) -> None:
         observed = 100 * summary.n_observed / n_trials
         of_neurons = summary.n_spikes.sum(0) / np.maximum(summary.n_observed.sum(0), 1) / bin_width
         n_conditions = None if split_trials.condition is None else len(np.unique(split_trials.condition))
-        print(f"\n{split}: {n_trials} trials" + (f" of {n_conditions} conditions" if n_conditions else ""))
+        named = f" ({', '.join(names)})" if names and len(names) <= 12 else ""
+        print(f"\n{split}: {n_trials} trials" + (f" of {n_conditions} conditions{named}" if n_conditions else ""))
         print(f"  true rates          {'none' if split_trials.rates is None else 'known'}")
         print(f"  observed            {observed.mean():.1f}% of the entries")
         for name, of_one in (("of a neuron's", observed.mean(0)), ("of a time bin's", observed.mean(1))):

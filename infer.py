@@ -12,6 +12,7 @@ Missing counts are NaN. No other entries are dropped.
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +62,7 @@ def open_session(path: str, checkpoint: str) -> Session:
         raise InputError(
             f"{path}: {checkpoint} was not trained on a session; expected a file that convert.py made from {path}"
         )
-    session = read_session(path, Conversion(**json.loads(conversion)))
+    session = read_session(path, replace(Conversion(**json.loads(conversion)), condition=None))
     for line in session.notes:
         print(line)
     return session
@@ -81,7 +82,10 @@ def infer_blocks(
 
 
 def write_hdf5(model: SequentialAutoencoder, stored: dict[str, Array], path: str, out: Path, about: dict) -> None:
-    """Write the arrays of `infer_arrays`, with their units; their keys get the prefix of the spikes' key."""
+    """Write the arrays of `infer_arrays`, with their units; their keys get the prefix of the spikes' key.
+
+    What is in `about` becomes attributes.
+    """
     with h5py.File(out, "w") as target:
         target.attrs.update(about)
         for prefix, trials, arrays in infer_blocks(model, stored, path):
@@ -106,22 +110,22 @@ def write_npz(model: SequentialAutoencoder, stored: dict[str, Array], path: str,
 
 
 def write_nwb(model: SequentialAutoencoder, session: Session, path: str, out: str, about: dict) -> None:
-    """Write a copy of a session with the rates of all bins of its trials, in the order of the trials' starts."""
+    """Write a copy of a session with the rates of its trials. Where trials share time, the later one's bins are left out."""
     bin_width = session.conversion.bin_width
     rates = np.concatenate([arrays["rates"] for *_, arrays in infer_blocks(model, {"": session.spikes}, path)])
-    times = session.windows[:, :1] + bin_width * (0.5 + np.arange(rates.shape[1]))
     order = np.argsort(session.windows[:, 0], kind="stable")
-    in_trial = (times < session.windows[:, 1:])[order]  # not in padding
-    write_rates(
-        path, out, rates[order][in_trial], times[order][in_trial], session.conversion.unit_ids, json.dumps(about)
-    )
+    windows, rates = session.windows[order], rates[order]
+    times = windows[:, :1] + bin_width * (0.5 + np.arange(rates.shape[1]))
+    ended = np.maximum.accumulate(np.concatenate(([-np.inf], windows[:-1, 1])))[:, None]  # the trials before
+    kept = (times < windows[:, 1:]) & (times > ended)  # neither padding nor another trial's time
+    write_rates(path, out, rates[kept], times[kept], session.conversion.unit_ids, json.dumps(about))
 
 
 def infer_file(
     checkpoint: str,
     file: str,
-    out: str = "rates.h5",
-    to: Literal["hdf5", "npz", "nwb"] = "hdf5",
+    out: str | None = None,
+    to: Literal["hdf5", "npz", "nwb"] | None = None,
     bin_width: float | None = None,
 ) -> None:
     """Infer rates, their uncertainty, log-rates, latents, initial conditions and inputs, if the decoder has any, of all trials in a file.
@@ -129,19 +133,22 @@ def infer_file(
     Args:
         checkpoint: Checkpoint that train.py made, such as lightning_logs/pretrained/bandwidth_29/best.ckpt.
         file: HDF5 file with spikes (trials, time, neurons) in `data`, or in `train_data` and `valid_data`; or an NWB file.
-        out: File to write. It must not exist.
-        to: Format of `out`. nwb: a copy of the session with the rates (processing module `sbtt`).
+        out: File to write. It must not exist. None: rates.h5, rates.npz or rates.nwb.
+        to: Format of `out`. None: as its name ends. nwb: a copy of the session with the rates (processing module `sbtt`).
         bin_width: Width of a time bin (s). None: the file's attribute.
 
     Raises:
         InputError: a file that cannot be read, that does not fit the model, or that `out` would overwrite.
     """
     model, _ = load_checkpoint(checkpoint)
+    to = to or {".npz": "npz", ".nwb": "nwb"}.get(Path(out or "").suffix, "hdf5")
+    out = out or f"rates.{to.replace('hdf5', 'h5')}"
     if Path(out).exists():
         raise InputError(f"--out {out}: exists; expected the name of a new file")
     expect(to != "nwb" or is_nwb(file), "--to", to, f"hdf5 or npz, because {file} is no NWB file")
     writable_folder(Path(out).parent, "--out")
     if is_nwb(file):
+        expect(bin_width is None, "--bin_width", bin_width, "that of the training, which is known for a session")
         session = open_session(file, checkpoint)
         stored, bin_width = {"": session.spikes}, session.conversion.bin_width
     else:
@@ -160,6 +167,8 @@ def infer_file(
         "bin_width": bin_width, "checkpoint": checkpoint, "checkpoint_sha256": fingerprint(checkpoint),
         "data": file, "data_sha256": fingerprint(file), "hyperparameters": json.dumps(dict(model.hparams)),
     }  # fmt: skip
+    if is_nwb(file):
+        about |= {"start": session.windows[:, 0].tolist(), "unit_ids": session.conversion.unit_ids}
     if to == "nwb":
         write_nwb(model, session, file, out, about)
     else:

@@ -40,6 +40,12 @@ class Evaluation:
     condition: np.ndarray | None = None  # (trials,) labels
     bits_of_neurons: np.ndarray | None = None  # (neurons,) bits per spike of held-out counts
     psth: tuple[np.ndarray, np.ndarray] | None = None  # (conditions, time, neurons) mean rates, counted and inferred
+    condition_names: list[str] | None = None  # of the labels 0, 1, ...
+
+    def name_of(self, label: int) -> str:
+        """Return the name of a condition."""
+        names = self.condition_names or []
+        return names[label] if 0 <= label < len(names) else f"condition {label}"
 
 
 def evaluate(checkpoint: Path, data_path: str | None) -> Evaluation:
@@ -60,6 +66,7 @@ def evaluate(checkpoint: Path, data_path: str | None) -> Evaluation:
     result.bits_of_neurons = model.scores["bps"].per_neuron().numpy()  # of the validation for the score
     if data.trials["valid"].condition is not None:
         result.condition = data.trials["valid"].condition[:MAX_SHOWN_TRIALS]
+        result.condition_names = data.condition_names
     if true is None:
         recorded = data.trials["valid"].spikes[:MAX_SHOWN_TRIALS] / data.bin_width
         result.psth = tuple(mean_of_conditions(rates, result.condition) for rates in (recorded, inferred["rates"]))
@@ -67,7 +74,8 @@ def evaluate(checkpoint: Path, data_path: str | None) -> Evaluation:
         variance = true.var((0, 1))
         error = ((inferred["rates"] - true) ** 2).mean(0)
         result.r2_of_entries = 1 - error / np.where(variance > 0, variance, np.nan)
-    true_latents = read_latents(data.hparams.path, MAX_SHOWN_TRIALS)
+    is_as_in_file = data.hparams.split == "trials"
+    true_latents = read_latents(data.hparams.path, MAX_SHOWN_TRIALS) if is_as_in_file else None
     if true_latents is not None:
         to_true = fit_linear_map(infer_arrays(model, train.spikes)["latents"], true_latents["train"])
         result.latents, result.true_latents = apply_map(to_true, inferred["latents"]), true_latents["valid"]
@@ -146,9 +154,7 @@ def draw_all(evaluations: list[Evaluation], averaged: list[tuple[Score, Score]],
             out,
         )
         few = shown[examples.index(few_observed)]
-        labels = (
-            ["all trials"] if few.condition is None else [f"condition {label}" for label in np.unique(few.condition)]
-        )
+        labels = ["all trials"] if few.condition is None else [few.name_of(label) for label in np.unique(few.condition)]
         seen = f"{few_observed.bandwidth} of {n_neurons} neurons"
         save(plot_psth(*few.psth, few_observed.bin_width, labels, seen), "psth", out)
     if all(evaluation.r2_of_entries is not None for evaluation in shown):

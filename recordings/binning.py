@@ -7,7 +7,7 @@ import numpy as np
 
 from command_line import InputError
 
-MAX_COUNTS = 2**31  # entries of an array of counts: 8 GB
+MAX_COUNTS = 2**29  # entries of an array of counts: 2 GB, and six times as much memory while they are written
 ROUNDING = 1e-6  # s; times in files are rounded
 
 
@@ -23,7 +23,8 @@ def from_spike_times(
     """Count spikes in the time bins of trials.
 
     Args:
-        spike_times: Spike times (s) of each unit, in any order; or a pynapple `TsGroup`.
+        spike_times: Spike times (s) of each unit, in any order; or a pynapple `TsGroup`, outside whose `time_support` counts
+            are missing.
         trials: (trials,) start times (s), with a `duration`; or (trials, 2) start and stop times (s), as pynapple's
             `IntervalSet` has them.
         bin_width: Width of a time bin (s).
@@ -40,20 +41,19 @@ def from_spike_times(
     """
     windows = trial_windows(trials, duration)
     n_bins = count_bins(windows, bin_width, lengths)
-    units = [getattr(times, "t", times) for times in (spike_times.values() if is_mapping(spike_times) else spike_times)]
-    if not units:
-        raise InputError("spike_times: has no unit; expected the spike times of at least one")
-    if len(windows) * n_bins.max() * len(units) > MAX_COUNTS:
-        raise InputError(
-            f"{len(windows)} trials of {n_bins.max()} bins and {len(units)} units: expected at most {MAX_COUNTS} counts"
-        )
+    units = list_units(spike_times)
+    if observed_intervals is not None and len(observed_intervals) != len(units):
+        raise InputError(f"observed_intervals: are of {len(observed_intervals)} units; expected {len(units)}")
+    expect_counts(len(windows) * n_bins.max() * len(units))
     edges = windows[:, :1] + bin_width * np.arange(n_bins.max() + 1)
     beyond = np.arange(n_bins.max()) >= n_bins[:, None]  # bins after the end of a trial
     if invalid_times is not None:
         beyond |= touched(edges, merge(invalid_times, "invalid_times"))
+    if hasattr(spike_times, "time_support"):
+        beyond |= ~inside(edges, merge(spike_times.time_support.values, "time_support"))
     spikes = np.empty((len(windows), n_bins.max(), len(units)), dtype=np.float32)
     for unit, times in enumerate(units):
-        spikes[:, :, unit] = np.diff(np.searchsorted(sort_times(times, unit), edges), axis=1)
+        spikes[:, :, unit] = np.diff(np.searchsorted(sort_times(times, unit), edges - ROUNDING), axis=1)
         if observed_intervals is not None and observed_intervals[unit] is not None:
             covered = merge(observed_intervals[unit], f"observed_intervals of unit {unit}")
             spikes[~inside(edges, covered), unit] = np.nan
@@ -61,8 +61,24 @@ def from_spike_times(
     return spikes
 
 
-def is_mapping(spike_times: object) -> bool:
-    return hasattr(spike_times, "values") and callable(spike_times.values)
+def list_units(spike_times: Sequence[np.ndarray] | Mapping) -> list[np.ndarray]:
+    """Return the spike times of each unit; raise InputError if this is not a list of arrays, or pynapple's objects."""
+    if hasattr(spike_times, "t"):  # pynapple's Ts
+        spike_times = [spike_times]
+    if callable(getattr(spike_times, "values", None)):
+        spike_times = list(spike_times.values())
+    units = [getattr(times, "t", times) for times in spike_times]
+    if not units:
+        raise InputError("spike_times: has no unit; expected the spike times of at least one")
+    if any(np.ndim(times) != 1 for times in units):
+        raise InputError("spike_times: expected a list with an array of spike times (s) for each unit")
+    return units
+
+
+def expect_counts(n_counts: float) -> None:
+    """Raise InputError if an array of counts would be too large."""
+    if n_counts > MAX_COUNTS:
+        raise InputError(f"{n_counts:.3g} counts: expected at most {MAX_COUNTS} (fewer trials or units, or wider bins)")
 
 
 def trial_windows(trials: np.ndarray, duration: float | None) -> np.ndarray:
@@ -87,6 +103,8 @@ def count_bins(windows: np.ndarray, bin_width: float, lengths: str | None) -> np
     """Return the number of bins of each trial, all the same unless trials of different durations are padded."""
     if not 0 < bin_width < np.inf:
         raise InputError(f"bin_width {bin_width}: expected a number above 0 (s)")
+    if lengths not in (None, "cut", "pad"):
+        raise InputError(f"lengths {lengths}: expected cut or pad")
     n_bins = np.floor((windows[:, 1] - windows[:, 0] + ROUNDING) / bin_width).astype(int)
     shortest, longest = int(n_bins.min()), int(n_bins.max())
     if shortest == 0:

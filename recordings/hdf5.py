@@ -4,6 +4,7 @@ A missing count is NaN. Shapes: B trials, T time bins, N neurons.
 """
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -69,6 +70,7 @@ class Recording(NamedTuple):
     bin_width: float  # s
     n_heldin: int  # the first neurons, which the encoder may see; co-smoothing is scored on the others
     conversion: str | None  # how convert.py made the file from a session (JSON), if it did
+    condition_names: list[str] | None  # what the labels 0, 1, ... of conditions stand for, where known
 
 
 def read_file(path: str | Path, bin_width: float | None = None) -> Recording:
@@ -95,8 +97,8 @@ def read_file(path: str | Path, bin_width: float | None = None) -> Recording:
         else:
             trials = {split: read_trials(of_split) for split, of_split in stored.items()}
         conversion = file.attrs.get("conversion")
-        n_heldin = read_n_heldin(file, path, train[1])
-        return Recording(trials, bin_width, n_heldin, conversion if isinstance(conversion, str) else None)
+        conversion = conversion if isinstance(conversion, str) else None
+        return Recording(trials, bin_width, read_n_heldin(file, path, train[1]), conversion, read_condition_names(file))
 
 
 def read_bin_width(file: h5py.File, path: str | Path, bin_width: float | None = None) -> float:
@@ -120,6 +122,15 @@ def read_n_heldin(file: h5py.File, path: str | Path, n_neurons: int) -> int:
     if not (isinstance(n_heldin, int | np.integer) and 0 < n_heldin <= n_neurons):
         raise InputError(f"{path}: n_heldin is {n_heldin!r}; expected 1 to {n_neurons}, its number of neurons")
     return int(n_heldin)
+
+
+def read_condition_names(file: h5py.File) -> list[str] | None:
+    """Return what the labels 0, 1, ... of conditions stand for: the attribute `condition_names` (JSON); None without it."""
+    try:
+        names = json.loads(file.attrs.get("condition_names", "null"))
+        return [str(name) for name in names] if isinstance(names, list) else None
+    except (ValueError, TypeError):
+        return None
 
 
 def open_trials(file: h5py.File, path: str | Path, prefix: str) -> Trials:

@@ -95,12 +95,34 @@ def column_of(table, name: str, path: str | Path, flag: str) -> np.ndarray:
     return columns[name]
 
 
+def unit_ids(nwb) -> np.ndarray:
+    """Return the ids of the units; their rows, if two units have the same id, as after probes were merged."""
+    ids = np.asarray(nwb.units.id[:])
+    return ids if len(np.unique(ids)) == len(ids) else np.arange(len(ids))
+
+
+def unit_columns(nwb) -> dict[str, np.ndarray]:
+    """Return the columns (units,) to choose units by: those of the units, and those of each unit's first electrode."""
+    columns, electrodes = scalar_columns(nwb.units), {}
+    if "electrodes" in nwb.units.colnames:
+        region = nwb.units["electrodes"]
+        rows = np.arange(len(nwb.units))
+        if hasattr(region, "target"):  # several electrodes for each unit
+            ends = np.asarray(region.data[:]).astype(int)
+            rows, region = np.concatenate(([0], ends[:-1]))[: len(ends)], region.target
+        places = np.asarray(region.data[:]).astype(int)
+        if len(places) and rows.max(initial=0) < len(places):
+            electrodes = {name: values[places[rows]] for name, values in scalar_columns(region.table).items()}
+        columns.pop("electrodes", None)
+    return electrodes | columns
+
+
 def read_units(nwb, path: str | Path) -> tuple[list[np.ndarray], list[np.ndarray | None], list[str]]:
     """Return spike times (s) and observed intervals (None: not given) of each unit, and notes on what was mended."""
     if nwb.units is None or len(nwb.units) == 0 or "spike_times" not in nwb.units.colnames:
         raise InputError(f"{path}: has no units with spike_times; expected sorted spikes")
     has_intervals, notes, times, intervals = "obs_intervals" in nwb.units.colnames, [], [], []
-    for unit, unit_id in enumerate(nwb.units.id[:]):
+    for unit, unit_id in enumerate(unit_ids(nwb)):
         of_unit = np.asarray(nwb.units["spike_times"][unit], dtype=float)
         finite = np.isfinite(of_unit)
         if not finite.all():
@@ -109,10 +131,16 @@ def read_units(nwb, path: str | Path) -> tuple[list[np.ndarray], list[np.ndarray
         if (np.diff(of_unit) < 0).any():
             notes.append(f"unit {unit_id}: spike times were out of order and were sorted")
             of_unit = np.sort(of_unit)
+        observed = np.asarray(nwb.units["obs_intervals"][unit]).reshape(-1, 2) if has_intervals else None
+        if observed is not None and len(observed) == 0 and len(of_unit):
+            notes.append(f"unit {unit_id}: has spikes but no obs_intervals, and was taken as observed at all times")
+            observed = None
         times.append(of_unit)
-        intervals.append(np.asarray(nwb.units["obs_intervals"][unit]).reshape(-1, 2) if has_intervals else None)
+        intervals.append(observed)
     if not any(map(len, times)):
         raise InputError(f"{path}: no unit has a spike; expected some")
+    if len(np.unique(nwb.units.id[:])) < len(times):
+        notes.append("several units have the same id; units are named by their rows, from 0")
     return times, intervals, notes
 
 
@@ -132,23 +160,26 @@ def describe_nwb(path: str | Path) -> str:
     with open_nwb(path) as nwb:
         times, intervals, notes = read_units(nwb, path)
         first, last = recorded_range(times, intervals)
-        columns = ", ".join(scalar_columns(nwb.units)) or "none"
+        columns = ", ".join(unit_columns(nwb)) or "none"
         lines = [
-            f"{path}: {len(times)} units, spikes from {first:g} to {last:g} s",
+            f"{path}: {len(times)} units, recorded from {first:g} to {last:g} s",
             f"  columns to choose units by: {columns}",
         ]
-        lines += ["  obs_intervals say when each unit was observed"] * (intervals[0] is not None)
+        lines += ["  obs_intervals say when each unit was observed"] * any(of_unit is not None for of_unit in intervals)
         if nwb.invalid_times is not None:
             lines.append(f"  {len(nwb.invalid_times)} intervals in invalid_times, when nothing counts")
-        lines += notes
+        lines += [f"  {line}" for line in notes]
         best, n_most = "--window 1.0", 1
         for name, table in tables_of(nwb).items():
             columns = scalar_columns(table)
             durations = columns["stop_time"] - columns["start_time"]
-            span = f"{durations.min():g} to {durations.max():g} s" if len(durations) else "-"
+            durations = durations[np.isfinite(durations)]
+            span = f"{durations.min():g} to {durations.max():g} s" if len(durations) else "- s"
             lines.append(f"\ntable {name}: {len(table)} rows, each {span}\n  columns: {', '.join(columns)}")
-            if len(table) > n_most:
-                best, n_most = f"--trials {name} --stop {np.floor(50 * np.median(durations)) / 50:g}", len(table)
+            if len(durations) > n_most:
+                stop = np.floor(50 * np.median(durations)) / 50
+                window = f"--stop {stop:g}" if stop > 0 else "--start -0.2 --stop 0.8"  # of events
+                best, n_most = f"--trials {name} {window}", len(durations)
     command = f"python convert.py {shlex.quote(str(path))} --out yours.h5 --bin_width 0.02 {best}"
     return "\n".join([*lines, f"\nIt can be converted, for example: {command}"])
 

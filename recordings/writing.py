@@ -21,6 +21,7 @@ def write_recording(
     valid_fraction: float = 0.2,
     seed: int = 0,
     groups: np.ndarray | None = None,
+    per_trial: Mapping[str, np.ndarray] = MappingProxyType({}),
     attributes: Mapping[str, str | int | float] = MappingProxyType({}),
 ) -> None:
     """Write arrays to a file that train.py reads, split at random into trials for training and for validation.
@@ -35,6 +36,7 @@ def write_recording(
         valid_fraction: Fraction of the trials for validation.
         seed: Seed of the split.
         groups: (trials,) integer labels. Trials of one group, as those that share time, stay in one split.
+        per_trial: Further arrays (trials, ...) to split and write, such as `start`: train_start and valid_start.
         attributes: Further attributes of the file.
 
     Raises:
@@ -51,11 +53,13 @@ def write_recording(
     for name, (array, shape) in expected_shapes.items():
         if array is not None and np.shape(array) != shape:
             raise InputError(f"{path}: {name} has shape {np.shape(array)}; expected {shape}, to go with the spikes")
+    if condition is not None and np.asarray(condition).dtype.kind not in "biuf":
+        raise InputError(f"{path}: condition has the type {np.asarray(condition).dtype}; expected whole numbers")
     is_valid = split_trials(len(spikes), valid_fraction, seed, condition, groups, path)
     spikes = check_counts(spikes, path, "spikes")
     if observed is not None:
         spikes[~np.asarray(observed, dtype=bool)] = np.nan
-    arrays = {"data": spikes, "truth": rates, "condition": condition}
+    arrays = {"data": spikes, "truth": rates, "condition": condition, **per_trial}
     splits = {
         split: {key: np.asarray(array)[chosen] for key, array in arrays.items() if array is not None}
         for split, chosen in (("train", ~is_valid), ("valid", is_valid))
@@ -74,14 +78,17 @@ def write_splits(
     Args:
         path: File to write (HDF5). An existing one is replaced.
         splits: For `train` and `valid`: `data` (trials, time, neurons) counts per bin, NaN = missing, and where known `truth`
-            (rates in spikes/s, of the same shape) and `condition` (trials,) integer labels.
+            (rates in spikes/s, of the same shape) and `condition` (trials,) integer labels; any other arrays (trials, ...).
         bin_width: Width of a time bin (s).
         attributes: Further attributes of the file.
 
     Raises:
-        InputError: values that are not counts or rates.
+        InputError: values that are not counts or rates, or other bins or neurons in one split than in the other.
     """
     bin_width = check_bin_width(bin_width, path)
+    shapes = {split: arrays["data"].shape for split, arrays in splits.items()}
+    if len({shape[1:] for shape in shapes.values()}) > 1:
+        raise InputError(f"{path}: spikes have the shapes {shapes}; expected the same time bins and neurons")
     spikes = {split: check_counts(arrays["data"], path, f"{split} spikes") for split, arrays in splits.items()}
     dtype = smallest_type(*spikes.values())
     n_together = max(1, min(2**18 // spikes["train"][0].size, *map(len, spikes.values())))  # trials
@@ -92,8 +99,8 @@ def write_splits(
             file.create_dataset(f"{split}_data", data=spikes[split].astype(dtype), **packed)
             if "truth" in arrays:
                 file.create_dataset(f"{split}_truth", data=check_rates(arrays["truth"], path, "rates"), **packed)
-            if "condition" in arrays:
-                file[f"{split}_condition"] = arrays["condition"]
+            for key in arrays.keys() - {"data", "truth"}:
+                file[f"{split}_{key}"] = arrays[key]
 
 
 def split_trials(
@@ -117,7 +124,7 @@ def split_trials(
     _, first, group_of = np.unique(labels, return_index=True, return_inverse=True)
     n_valid = round(len(first) * valid_fraction)
     if not 0 < n_valid < len(first):
-        what = "trials" if groups is None else "groups of trials"
+        what = "trials" if groups is None else "groups of trials that share time"
         raise InputError(f"{path}: {n_valid} of {len(first)} {what} for validation; expected some in both splits")
     return choose_valid(condition[first], n_valid, seed)[group_of]
 

@@ -23,15 +23,23 @@ def write_nwb(
     obs_intervals: list[list] | None = None,
     invalid_times: list[tuple[float, float]] = (),
     epochs: list[tuple[float, float]] = (),
+    areas: list[str] | None = None,
+    ids: list[int] | None = None,
 ) -> str:
     """Write a session. `tables` are those of intervals: name -> column -> values; one called `trials` is nwb.trials."""
     nwb = NWBFile("a session of the tests", "made", datetime(2026, 1, 1, tzinfo=UTC))
     if quality is not None:
         nwb.add_unit_column("quality", "what the sorter says")
+    if areas is not None:
+        device = nwb.create_device("probe")
+        for area in areas:
+            group = nwb.create_electrode_group(f"shank {len(nwb.electrode_groups)}", "a shank", area, device)
+            nwb.add_electrode(group=group, location=area)
     for unit, times in enumerate(spike_times or []):
         options = {} if quality is None else {"quality": quality[unit]}
+        options |= {} if areas is None else {"electrodes": [unit]}
         options |= {} if obs_intervals is None else {"obs_intervals": obs_intervals[unit]}
-        nwb.add_unit(spike_times=times, id=10 * unit, **options)
+        nwb.add_unit(spike_times=times, id=10 * unit if ids is None else ids[unit], **options)
     for name, columns in (tables or {}).items():
         further = [column for column in columns if column not in ("start_time", "stop_time")]
         table = None if name == "trials" else TimeIntervals(name=name, description="some trials")

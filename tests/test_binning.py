@@ -56,7 +56,21 @@ def test_pynapple_objects_are_taken_as_they_are(spike_times):
     group = nap.TsGroup({7: nap.Ts(spike_times[0]), 3: nap.Ts(spike_times[1])})
     expected = from_spike_times([spike_times[1], spike_times[0]], STARTS, 0.1, 1.0)  # pynapple sorts by key
     trials = nap.IntervalSet(STARTS, STARTS + 1.0)
-    np.testing.assert_array_equal(from_spike_times(group, trials, 0.1), expected)
+    spikes = from_spike_times(group, trials, 0.1)
+    np.testing.assert_array_equal(spikes, expected)
+    np.testing.assert_array_equal(from_spike_times(nap.Ts(spike_times[1]), trials, 0.1), expected[..., :1])
+    support = nap.IntervalSet([0.0, 1.5], [1.3, 12.0])
+    gap = np.isnan(from_spike_times(group.restrict(support), trials, 0.1))
+    assert np.flatnonzero(gap[0, :, 0]).tolist() == [3, 4]
+    assert not gap[1:].any()
+
+
+def test_times_on_the_edges_of_bins_are_counted_as_in_whole_numbers():
+    times = np.arange(0, 4000, 7)  # ms
+    spikes = from_spike_times([times / 1000], np.array([0.1, 1.3, 2.9]), 0.02, 1.0)
+    for trial, start in enumerate((100, 1300, 2900)):
+        expected = np.bincount((times[(times >= start) & (times < start + 1000)] - start) // 20, minlength=50)
+        np.testing.assert_array_equal(spikes[trial, :, 0], expected)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +84,9 @@ def test_pynapple_objects_are_taken_as_they_are(spike_times):
         ({"duration": 0.05}, "at least a bin of 0.1 s"),
         ({"bin_width": 0.0}, "bin_width 0.0"),
         ({"bin_width": 1e-9}, "at most"),
+        ({"spike_times": np.array([1.0, 2.0])}, "expected a list with an array"),
+        ({"observed_intervals": [None]}, "are of 1 units; expected 3"),
+        ({"lengths": "padd"}, "lengths padd: expected cut or pad"),
         ({"invalid_times": [[2.0, 1.0]]}, "invalid_times: an interval stops before"),
     ],
 )

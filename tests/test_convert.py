@@ -127,7 +127,7 @@ def test_trials_that_share_time_stay_in_one_split(call, tmp_path):
     np.testing.assert_array_equal(is_valid[::2], is_valid[1::2])
     done = call(tmp_path, "convert.py", path, "--out", "b.h5", "--start", "-1", "--stop", "4")
     assert done.status == 2
-    assert "0 of 1 groups of trials for validation" in done.errors
+    assert "0 of 1 groups of trials that share time for validation" in done.errors
     assert not (tmp_path / "b.h5").exists()
 
 
@@ -179,6 +179,12 @@ def test_what_can_be_mended_is_mended_and_said(call, tmp_path):
         (["--window", "1000"], "--window 1000.0: expected seconds above 0, at most"),
         (["--stop", "-1"], "expected a start before a stop"),
         (["--valid_fraction", "1.5"], "for validation; expected some in both splits"),
+        (["--seed", "-1"], "--seed -1: expected a whole number of at least 0"),
+        (["--align_to", "cue_time"], "--align_to cue_time: expected --stop beside it"),
+        (["--start", "-0.5"], "--start -0.5: expected --stop beside it"),
+        (["--window", "1", "--condition", "choice"], "--window 1.0: expected no --condition beside it"),
+        (["--units", "quality"], "is not true or false for each unit; expected a query"),
+        (["--units", "1"], "is not true or false for each unit"),
     ],
 )
 def test_options_that_do_not_fit_the_file(call, tmp_path, session, words, message):
@@ -214,6 +220,58 @@ def test_files_that_are_no_sessions(call, tmp_path, data_file, session):
     done = call(tmp_path, "convert.py", session, "--out", "data.h5")
     assert "--out data.h5: exists" in done.errors
     assert (tmp_path / "data.h5").read_bytes() == before
+
+
+def test_trials_and_units_can_be_found_again(call, tmp_path, session):
+    words = ["--align_to", "cue_time", "--start", "-0.2", "--stop", "0.6", "--units", 'quality == "good"']
+    assert call(tmp_path, "convert.py", session, "--out", "a.h5", *words).status == 0
+    with h5py.File(tmp_path / "a.h5") as file:
+        for split in ("train", "valid"):
+            start, rows = file[f"{split}_start"][:], file[f"{split}_row"][:]
+            np.testing.assert_allclose(start, 1.0 + 1.5 * rows + 0.3 - 0.2)
+            again = from_spike_times([some_spike_times()[unit] for unit in (0, 1, 3, 4)], start, 0.02, 0.8)
+            np.testing.assert_array_equal(file[f"{split}_data"][:], again)
+
+
+def test_units_can_be_chosen_by_brain_area_and_may_share_an_id(call, tmp_path):
+    areas = ["CA1", "V1", "CA1", "V1", "V1", "CA1"]
+    path = write_nwb(
+        tmp_path / "s.nwb", some_spike_times(), {"trials": trials_of(40)}, areas=areas, ids=[0, 1, 2, 0, 1, 2]
+    )
+    done = call(tmp_path, "convert.py", path, "--out", "a.h5", "--units", 'location == "CA1"')
+    assert (done.status, done.errors) == (0, "")
+    assert "several units have the same id; units are named by their rows" in done.output
+    trials, attributes = converted(tmp_path / "a.h5")
+    assert attributes["conversion"]["unit_ids"] == [0, 2, 5]
+    expected = from_spike_times([some_spike_times()[unit] for unit in (0, 2, 5)], 1.0 + 1.5 * np.arange(40), 0.02, 1.0)
+    assert same_trials(all_spikes(trials), expected)
+
+
+def test_stray_times_missing_intervals_and_conditions(call, tmp_path):
+    times = some_spike_times()
+    times[0] = np.append(times[0], 1e9)
+    trials = trials_of(40)
+    trials["choice"][::4] = [""] * 10
+    path = write_nwb(
+        tmp_path / "s.nwb", times, {"trials": trials}, obs_intervals=[np.zeros((0, 2))] + [[[0.0, 2e9]]] * 5
+    )
+    done = call(tmp_path, "convert.py", path, "--out", "a.h5", "--window", "1")
+    assert done.status == 2
+    assert "(is there a stray spike time?)" in done.errors
+    done = call(tmp_path, "convert.py", path, "--out", "a.h5", "--condition", "choice")
+    assert (done.status, done.errors) == (0, "")
+    assert "unit 0: has spikes but no obs_intervals, and was taken as observed at all times" in done.output
+    assert "10 trials have no condition" in done.output
+    assert all_spikes(converted(tmp_path / "a.h5")[0]).shape == (30, 50, 6)
+
+
+@pytest.mark.parametrize("stops", ["events", "one unknown"])
+def test_the_listing_suggests_a_command_that_works(call, tmp_path, stops):
+    trials = trials_of(40)
+    trials["stop_time"] = trials["start_time"] if stops == "events" else [*trials["stop_time"][:-1], float("nan")]
+    path = write_nwb(tmp_path / "s.nwb", some_spike_times(), {"trials": trials})
+    done = call(tmp_path, "convert.py", path)
+    assert call(tmp_path, *done.output.split("for example: ")[1].split()[1:]).status == 0
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the recordings are not here")
@@ -272,6 +330,22 @@ def test_rates_of_a_session_in_three_formats(call, tmp_path, trained):
     assert done.status == 2
     assert "has a processing module sbtt" in done.errors
     assert not (tmp_path / "b.nwb").exists()
+    done = call(tmp_path, "infer.py", checkpoint, session, "--bin_width", "0.05")
+    assert "--bin_width 0.05: expected that of the training" in done.errors
+
+
+def test_rates_in_a_session_have_one_value_at_each_time(call, tmp_path, trained):
+    _, checkpoint, _ = trained
+    trials = trials_of(40)
+    for key in ("start_time", "stop_time", "cue_time"):
+        trials[key][1::2] = [t + 0.25 for t in trials[key][::2]]
+    session = write_nwb(tmp_path / "s.nwb", some_spike_times(), {"trials": trials}, quality=["good"] * 6)
+    done = call(tmp_path, "infer.py", checkpoint, session, "--out", "rates.nwb")
+    assert (done.status, done.errors) == (0, "")
+    with NWBHDF5IO(tmp_path / "rates.nwb", "r") as file:
+        times = file.read().processing["sbtt"]["rates"].timestamps[:]
+    assert (np.diff(times) > 0.01).all()
+    assert len(times) > 20 * 30
 
 
 def test_sessions_that_do_not_fit_the_model(call, tmp_path, trained, sweep):

@@ -18,6 +18,8 @@ def score(bandwidth: int, value: float, seed: int, **changed) -> Score:
         "r2_ideal": 0.99,
         "r2_smoothed": 0.1,
         "bps": value / 2,
+        "bps_smoothed": 0.1,
+        "bps_mean_over_trials": 0.2,
         "fraction_dropped": 1 - bandwidth / 10,
     }
     return Score(**{"bandwidth": bandwidth, "seed": seed, "checkpoint": "best.ckpt", **r2s, **others, **changed})
@@ -33,10 +35,11 @@ def test_seeds_of_a_bandwidth_are_averaged_and_their_spread_is_told():
     assert "| 10 | 0% | 0.900 | 0.900 | 0.800 | 0.450 | 0.852 | 0.990 |" in table
 
 
-def test_without_truth_the_table_has_bits_per_spike_alone():
+def test_without_truth_the_table_has_bits_per_spike_and_their_baselines_alone():
     unknown = {name: math.nan for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised", "r2_ideal")}
     table = results_table(mean_and_sd([score(2, 0.5, 0, **unknown)]), with_published=False)
-    assert table == "| observed | dropped | bits/spike |\n| ---: | ---: | ---: |\n| 2 | 80% | 0.250 |\n"
+    assert table.splitlines()[0] == "| observed | dropped | bits/spike | smoothed spikes | mean over trials |"
+    assert table.splitlines()[2] == "| 2 | 80% | 0.250 | 0.100 | 0.200 |"
 
 
 BAD_CHECKPOINTS = {

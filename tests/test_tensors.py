@@ -67,7 +67,7 @@ def test_co_smoothing_is_the_benchmarks(call, tmp_path, counts, write):
 
 
 def test_the_encoder_never_sees_held_out_neurons(call, tmp_path, counts, write):
-    call(tmp_path, "convert.py", write(**nlb_tensors(counts)), "--out", "a.h5")
+    call(tmp_path, "convert.py", write(**nlb_tensors(counts)), "--out", "a.h5", "--bin_width", "0.02")
     call(tmp_path, "train.py", "--data.path", "a.h5", "--bandwidths", "12", "--name", "nlb", *SMALL)
     model, _ = load_checkpoint(tmp_path / "lightning_logs" / "nlb" / "bandwidth_12" / "best.ckpt")
     spikes = torch.from_numpy(counts["valid"]).float()
@@ -81,7 +81,9 @@ def test_the_encoder_never_sees_held_out_neurons(call, tmp_path, counts, write):
 
 def test_without_the_target_some_training_trials_validate(call, tmp_path, counts, write):
     path = write(**nlb_tensors(counts, with_target=False))
-    assert call(tmp_path, "convert.py", path, "--out", "a.h5", "--valid_fraction", "0.25").status == 0
+    done = call(tmp_path, "convert.py", path, "--out", "a.h5", "--valid_fraction", "0.25", "--bin_width", "0.005")
+    assert (done.status, done.errors) == (0, "")
+    assert "evaluation trials were left out" in done.output
     recording = read_file(tmp_path / "a.h5")
     assert {split: trials.spikes.shape for split, trials in recording.trials.items()} == {
         "train": (72, 20, 12),
@@ -106,19 +108,46 @@ def test_files_of_lfads_torch(call, tmp_path, counts, write):
 def test_arrays_that_do_not_fit_each_other(call, tmp_path, counts, write):
     arrays = {f"{split}_{kind}_data": spikes for split, spikes in counts.items() for kind in ("encod", "recon")}
     nlb = nlb_tensors(counts)
+    words = ["--bin_width", "0.02"]
     for given, message in (
         (arrays | {"train_encod_data": counts["train"][..., ::-1]}, "train_encod_data differs from the first neurons"),
         (arrays | {"valid_recon_data": np.zeros(3)}, "valid_recon_data has shape (3,)"),
         (nlb | {"train_spikes_heldout": np.zeros((2, 20, 3))}, "expected the same trials and bins"),
-        (nlb | {"train_spikes_heldin": -counts["train"]}, "negative"),
+        (nlb | {"train_spikes_heldin": -nlb["train_spikes_heldin"]}, "negative"),
+        (
+            nlb | {f"eval_spikes_{kind}": nlb[f"eval_spikes_{kind}"][:, :9] for kind in ("heldin", "heldout")},
+            "expected the same time bins",
+        ),
+        (nlb | {"eval_spikes_heldin": counts["valid"][..., :8]}, "held-in neurons in training and evaluation"),
     ):
-        done = call(tmp_path, "convert.py", write(**given), "--out", "a.h5")
+        done = call(tmp_path, "convert.py", write(**given), "--out", "a.h5", *words)
         assert done.status == 2
         assert message in done.errors
         assert not (tmp_path / "a.h5").exists()
+    for words, message in (
+        ([], "does not say how wide its bins are; expected --bin_width"),
+        (["--bin_width", "0.02", "--window", "1"], "--window 1.0: expected no such option, because"),
+    ):
+        done = call(tmp_path, "convert.py", write(**nlb), "--out", "a.h5", *words)
+        assert done.status == 2
+        assert message in done.errors
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["train_data"] = file["valid_data"] = np.zeros((2, 3, 4))
         file.attrs.update(bin_width=0.02, n_heldin=5)
     done = call(tmp_path, "describe.py", "b.h5")
     assert done.status == 2
     assert "n_heldin is" in done.errors
+
+
+def test_tensors_in_several_files_are_listed_and_joined(call, tmp_path, counts, write):
+    arrays = nlb_tensors(counts)
+    target = arrays.pop("eval_spikes_heldout")
+    write(**arrays)
+    with h5py.File(tmp_path / "target.h5", "w") as file:
+        file["eval_spikes_heldout"] = target
+    done = call(tmp_path, "convert.py", "tensors.h5", "--also", "target.h5")
+    assert "tensors of NLB" in done.output
+    assert "eval_spikes_heldout: (24, 20, 3)" in done.output
+    words = ["tensors.h5", "--also", "target.h5", "--out", "a.h5", "--bin_width", "0.02"]
+    assert call(tmp_path, "convert.py", *words).status == 0
+    np.testing.assert_array_equal(read_file(tmp_path / "a.h5").trials["valid"].spikes, counts["valid"])
