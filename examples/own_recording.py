@@ -24,7 +24,7 @@ DURATION = 0.6  # s
 N_NEURONS = 20
 
 
-def my_spike_times(n_trials: int = 240) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+def my_spike_times(n_trials: int = 160) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Simulate a recording: neurons tuned to the phase of a rhythm, which starts at a random phase in each trial.
 
     Returns:

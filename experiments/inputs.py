@@ -78,7 +78,7 @@ def main() -> None:
     parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--bandwidths", type=int, nargs="+", default=BANDWIDTHS, help="Numbers of observed neurons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
-    parser.add_argument("--quick", action="store_true", help="One bandwidth and seed, few trials, one epoch")
+    parser.add_argument("--quick", action="store_true", help="Pulses alone, one bandwidth and seed, one epoch")
     parser.add_argument("--name", type=str, default="inputs", help="Start of the names of the runs")
     parser.add_argument("--out", type=str, default="docs", help="Folder for inputs.csv")
     options = parser.parse_args()
@@ -88,6 +88,8 @@ def main() -> None:
 
     rows = []
     for number, (data, arguments) in enumerate(DATA.items()):
+        if options.quick and data != "pulses":
+            continue
         path = LOGS / f"{options.name}_{number}.h5"
         if not path.exists():
             writable_folder(LOGS, "lightning_logs")

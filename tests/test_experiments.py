@@ -54,7 +54,7 @@ def test_ratios_are_of_means_over_seeds_and_say_what_was_never_reached(capsys):
 
 
 def test_the_ablation_trains_draws_and_goes_on(tmp_path, call, commands_in_process):
-    simulate(path=str(tmp_path / "lorenz_data.h5"), conditions=4, trials=30, neurons=12, bins=20)
+    simulate(path=str(tmp_path / "lorenz_data.h5"), conditions=4, trials=8, neurons=12, bins=12)
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     words = ["-m", "experiments.ablation", "--bandwidths", "12", "2", "--seeds", "0", "--epochs", "1", "--out", "docs"]
     for _ in range(2):
@@ -71,7 +71,7 @@ def test_the_evidence_for_inputs_is_gathered(tmp_path, call, commands_in_process
     done = call(tmp_path, "-m", "experiments.inputs", "--quick", "--out", "docs")
     assert (done.status, done.errors) == (0, "")
     rows = read_table(tmp_path / "docs" / "inputs.csv")
-    assert [row["auc"] != "nan" for row in rows] == [False, False, False, False, False, True]
+    assert [row["auc"] != "nan" for row in rows] == [False, True]
     assert "| pulses | 5 |" in done.output
 
 

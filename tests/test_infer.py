@@ -102,7 +102,7 @@ def test_the_example_leads_from_spike_times_to_rates(tmp_path, call, commands_in
     assert (done.status, done.errors) == (0, "")
     assert "bits/spike" in "".join(commands_in_process)
     with h5py.File(tmp_path / "own_rates.h5") as file:
-        assert file["valid_rates"].shape == (48, 60, 20)
+        assert file["valid_rates"].shape == (32, 60, 20)
         assert np.isfinite(file["valid_rates"]).all()
     assert (tmp_path / "own_figures" / "bits_curve.png").exists()
     model, _ = load_checkpoint(tmp_path / "lightning_logs" / "own" / "bandwidth_05" / "best.ckpt")
@@ -112,26 +112,26 @@ def test_the_example_leads_from_spike_times_to_rates(tmp_path, call, commands_in
 def test_the_real_example_predicts_the_interval_of_its_trials(tmp_path, call, commands_in_process):
     """On a small imitation of the source file: a wave of spikes over the units, slower in trials with longer intervals."""
     rng = np.random.default_rng(0)
-    interval = rng.uniform(300, 1000, 120)  # ms
-    trial, unit = (part.ravel() for part in np.meshgrid(np.arange(120), np.arange(8), indexing="ij"))
+    interval = rng.uniform(300, 1000, 80)  # ms
+    trial, unit = (part.ravel() for part in np.meshgrid(np.arange(80), np.arange(8), indexing="ij"))
     trial, unit = np.repeat(trial, 6), np.repeat(unit, 6)
     times = (0.1 + 0.2 * unit) * interval[trial] + rng.normal(0, 30, len(trial))
     kept = (times > -500) & (times < 1500)
     np.savez(
         tmp_path / "source.npz", spiketimes=times[kept], trial_ids=trial[kept], neuron_ids=unit[kept],
-        tmin=[-500.0], tmax=[1500.0], tap1=np.zeros(120), tap2=interval,
+        tmin=[-500.0], tmax=[1500.0], tap1=np.zeros(80), tap2=interval,
     )  # fmt: skip
     words = ["--bandwidths", "8", "2", "--train", "--trainer.max_epochs 2 --model.refinement 2 --model.hidden_size 8"]
     done = call(tmp_path, "examples/real_recording.py", "source.npz", *words)
     assert (done.status, done.errors) == (0, "")
     (all_units, two_units) = read_table(tmp_path / "rat_figures" / "interval.csv")
-    assert float(all_units["r2_smoothed"]) > 0.8
+    assert float(all_units["r2_smoothed"]) > 0.7
     assert float(all_units["r2_smoothed"]) > float(two_units["r2_smoothed"])
     assert {"interval.png", "bits_curve.png", "psth.png"} <= {
         path.name for path in (tmp_path / "rat_figures").iterdir()
     }
     with h5py.File(tmp_path / "rat.h5") as file:
-        assert file["train_data"].shape == (96, 100, 8)
+        assert file["train_data"].shape == (64, 100, 8)
         assert file["train_data"][:].sum() + file["valid_data"][:].sum() == kept.sum()
     np.savez(tmp_path / "other.npz", a=1)
     done = call(tmp_path, "examples/real_recording.py", "other.npz")

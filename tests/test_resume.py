@@ -17,7 +17,7 @@ from evaluation.checkpoints import find_checkpoints
 from training.callbacks import AtomicCheckpointIO
 from training.runs import lock_folder
 
-EPOCHS = 24
+EPOCHS = 16
 WORDS = [str(ROOT / "train.py"), "--bandwidths", "4", "2", "--jobs", "2", *SMALL, f"--trainer.max_epochs={EPOCHS}"]
 
 
@@ -32,7 +32,7 @@ def whole_run(tmp_path_factory, small_lorenz) -> Path:
 def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(whole_run, small_lorenz):
     run = whole_run.parent / "killed"
     words = [*WORDS, "--data.path", small_lorenz, "--name", "killed"]
-    for _ in range(2):
+    for _ in range(1 + random.randint(0, 1)):
         with started(run.parents[1], *words) as process:
             n_checkpoints, deadline = len(list(run.glob("*/last.ckpt"))), time.monotonic() + PATIENCE
             while len(list(run.glob("*/last.ckpt"))) == n_checkpoints < 2 and time.monotonic() < deadline:
