@@ -7,9 +7,11 @@ import os
 import sys
 import tempfile
 import warnings
-from argparse import ArgumentError
+from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 
 class InputError(Exception):
@@ -24,6 +26,15 @@ def expect(is_right: bool, flag: str, value: object, expected: str) -> None:
 
 class FailedWork(Exception):
     """Work that failed although the input was right. The message says what happened."""
+
+
+class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Keep the lines of the description."""
+
+
+def command_parser(description: str) -> ArgumentParser:
+    """Return a parser of options for a command. The description is that of its module."""
+    return ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False, formatter_class=Help)
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -10,10 +10,9 @@ import shlex
 from dataclasses import asdict
 from pathlib import Path
 
-import jsonargparse
 import numpy as np
 
-from command_line import InputError, expect, run, writable_folder
+from command_line import InputError, command_parser, expect, run, writable_folder
 from recordings.nwb import describe_nwb, is_nwb
 from recordings.session import Conversion, Session, read_session
 from recordings.tensors import convert_tensors, describe_tensors
@@ -99,7 +98,7 @@ def convert(
 
 
 def main() -> None:
-    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = command_parser(__doc__)
     parser.add_function_arguments(convert, as_positional=True, skip={"conversion", "also"})
     parser.add_argument(
         "--also", nargs="+", default=[], help="Further files of the NLB, whose tensors are often in several"

@@ -81,13 +81,22 @@ def infer_blocks(
                 progress.update(task, completed=trials.stop)
 
 
-def write_hdf5(model: SequentialAutoencoder, stored: dict[str, Array], path: str, out: Path, about: dict) -> None:
+def write_hdf5(
+    model: SequentialAutoencoder,
+    stored: dict[str, Array],
+    path: str,
+    out: Path,
+    about: dict,
+    more: dict[str, np.ndarray],
+) -> None:
     """Write the arrays of `infer_arrays`, with their units; their keys get the prefix of the spikes' key.
 
-    What is in `about` becomes attributes.
+    What is in `about` becomes attributes; `more` are further arrays.
     """
     with h5py.File(out, "w") as target:
         target.attrs.update(about)
+        for name, array in more.items():
+            target[name] = array
         for prefix, trials, arrays in infer_blocks(model, stored, path):
             for name, inferred in arrays.items():
                 shape = inferred.shape[1:]
@@ -97,7 +106,14 @@ def write_hdf5(model: SequentialAutoencoder, stored: dict[str, Array], path: str
                 array[trials] = inferred
 
 
-def write_npz(model: SequentialAutoencoder, stored: dict[str, Array], path: str, out: Path, about: dict) -> None:
+def write_npz(
+    model: SequentialAutoencoder,
+    stored: dict[str, Array],
+    path: str,
+    out: Path,
+    about: dict,
+    more: dict[str, np.ndarray],
+) -> None:
     """Write the same arrays as a compressed file of numpy, with the key `about` (JSON)."""
     parts = {}
     for prefix, _, arrays in infer_blocks(model, stored, path):
@@ -105,7 +121,7 @@ def write_npz(model: SequentialAutoencoder, stored: dict[str, Array], path: str,
             parts.setdefault(prefix + name, []).append(inferred)
     with open(out, "wb") as file:
         np.savez_compressed(
-            file, about=json.dumps(about), **{name: np.concatenate(part) for name, part in parts.items()}
+            file, about=json.dumps(about), **more, **{name: np.concatenate(part) for name, part in parts.items()}
         )
 
 
@@ -167,13 +183,14 @@ def infer_file(
         "bin_width": bin_width, "checkpoint": checkpoint, "checkpoint_sha256": fingerprint(checkpoint),
         "data": file, "data_sha256": fingerprint(file), "hyperparameters": json.dumps(dict(model.hparams)),
     }  # fmt: skip
+    more = {}
     if is_nwb(file):
-        about |= {"start": session.windows[:, 0].tolist(), "unit_ids": session.conversion.unit_ids}
+        more = {"start": session.windows[:, 0], "unit_ids": np.array(session.conversion.unit_ids)}
     if to == "nwb":
         write_nwb(model, session, file, out, about)
     else:
         with atomic_write(out) as temporary:
-            (write_hdf5 if to == "hdf5" else write_npz)(model, stored, file, temporary, about)
+            (write_hdf5 if to == "hdf5" else write_npz)(model, stored, file, temporary, about, more)
     print(f"Rates of {sum(map(len, stored.values()))} trials are in {out}")
 
 

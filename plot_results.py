@@ -8,12 +8,19 @@ import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-import jsonargparse
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
-from command_line import atomic_write, markdown_table, run, silence_lightning, writable_folder, write_table
+from command_line import (
+    atomic_write,
+    command_parser,
+    markdown_table,
+    run,
+    silence_lightning,
+    writable_folder,
+    write_table,
+)
 from evaluation.checkpoints import find_checkpoints
 from evaluation.inference import infer_arrays
 from evaluation.reference import is_demonstration, read_published, read_seeds
@@ -169,7 +176,7 @@ def draw_all(evaluations: list[Evaluation], averaged: list[tuple[Score, Score]],
 
 def main() -> None:
     silence_lightning()
-    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = command_parser(__doc__)
     parser.add_argument(
         "runs", nargs="*", type=str, help="Runs, bandwidths or checkpoints (default: the newest complete run)"
     )

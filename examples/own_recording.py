@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import h5py
-import jsonargparse
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from command_line import command_parser  # noqa: E402
 from recordings import from_spike_times, write_recording  # noqa: E402
 
 BIN_WIDTH = 0.01  # s
@@ -50,7 +50,7 @@ def command(*words: str) -> None:
 
 
 def main() -> None:
-    parser = jsonargparse.ArgumentParser(description=__doc__)
+    parser = command_parser(__doc__)
     parser.add_argument("--name", type=str, default="own", help="Name of the run")
     parser.add_argument("--train", type=str, default="", help="Further options of train.py, in quotes")
     options = parser.parse_args()

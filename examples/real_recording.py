@@ -15,7 +15,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jsonargparse
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,7 +22,7 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from command_line import FailedWork, InputError, markdown_table, run, write_table  # noqa: E402
+from command_line import FailedWork, InputError, command_parser, markdown_table, run, write_table  # noqa: E402
 from evaluation.baselines import smoothed_counts  # noqa: E402
 from evaluation.checkpoints import bandwidth_folder  # noqa: E402
 from evaluation.inference import infer_arrays  # noqa: E402
@@ -122,7 +121,7 @@ def command(*words: str) -> None:
 
 
 def main() -> None:
-    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False)
+    parser = command_parser(__doc__)
     parser.add_argument("file", type=str, help="motor_ctx_data.npz")
     parser.add_argument("--bandwidths", type=int, nargs="+", default=list(BANDWIDTHS), help="Numbers of observed units")
     parser.add_argument("--name", type=str, default="rat", help="Name of the run")

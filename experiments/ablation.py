@@ -5,11 +5,10 @@ python -m experiments.ablation       eight minutes on two cores; writes docs/abl
 If it was stopped, the same command resumes it.
 """
 
-import jsonargparse
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from command_line import markdown_table, run, writable_folder, write_table
+from command_line import command_parser, markdown_table, run, writable_folder, write_table
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from experiments.learning_curves import draw
 from experiments.trainings import mean_and_sd, train
@@ -51,7 +50,7 @@ def results_table(results: dict[str, list[dict[int, dict[str, float]]]]) -> str:
 
 
 def main() -> None:
-    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = command_parser(__doc__)
     parser.add_argument("--bandwidths", type=int, nargs="+", default=[29, 2], help="Numbers of observed neurons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
     parser.add_argument(

@@ -12,12 +12,11 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import jsonargparse
 import matplotlib.style
 import numpy as np
 import torch
 
-from command_line import InputError, markdown_table, run, writable_folder, write_table
+from command_line import InputError, command_parser, markdown_table, run, writable_folder, write_table
 from data import SpikeDataModule
 from evaluation.baselines import scores_of_smoothing
 from evaluation.checkpoints import LOGS, find_checkpoints
@@ -89,7 +88,7 @@ def compare(checkpoint: Path, n_factors: int, n_trials: int, n_iterations: int) 
 
 
 def main() -> None:
-    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = command_parser(__doc__)
     parser.add_argument("runs", nargs="*", type=str, default=[str(LOGS / "pretrained")], help="Runs or checkpoints")
     parser.add_argument("--factors", type=int, default=4, help="Factors of the dynamic factor model")
     parser.add_argument("--trials", type=int, default=300, help="Training trials that it is fitted to")

@@ -15,14 +15,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jsonargparse
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from command_line import FailedWork, run, silence_lightning, writable_folder, write_table
+from command_line import FailedWork, command_parser, run, silence_lightning, writable_folder, write_table
 from data import SpikeDataModule
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from evaluation.reference import read_published
@@ -224,7 +223,7 @@ def print_ratios(rows: list[dict]) -> None:
 
 def main() -> None:
     silence_lightning()
-    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = command_parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="Two bandwidths, a few epochs, nothing written")
     parser.add_argument("--out", type=str, default="docs", help="Folder for benchmark.csv and scaling.csv")
     options = parser.parse_args()

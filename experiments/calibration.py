@@ -6,13 +6,12 @@ Writes docs/evidence_calibration.csv and figures/evidence_calibration.png. The d
 counts and true rates known.
 """
 
-import jsonargparse
 import matplotlib.style
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from command_line import InputError, markdown_table, run, writable_folder, write_table
+from command_line import InputError, command_parser, markdown_table, run, writable_folder, write_table
 from evaluation.checkpoints import find_checkpoints
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
@@ -80,7 +79,7 @@ def plot_calibration(rows: list[dict], curves: list[tuple[np.ndarray, np.ndarray
 
 
 def main() -> None:
-    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = command_parser(__doc__)
     parser.add_argument("runs", nargs="*", type=str, default=["lightning_logs/pretrained"], help="Runs or checkpoints")
     parser.add_argument("--out", type=str, default="docs", help="Folder for the table")
     parser.add_argument("--figures", type=str, default="figures", help="Folder for the figure")

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import h5py
-import jsonargparse
 import matplotlib.style
 import numpy as np
 
-from command_line import markdown_table, run, writable_folder, write_table
+from command_line import command_parser, markdown_table, run, writable_folder, write_table
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
@@ -164,7 +163,7 @@ def results_table(rows: list[dict], x_label: str, scores: list[str]) -> str:
 
 
 def main() -> None:
-    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = command_parser(__doc__)
     parser.add_argument("--pieces", choices=list(PIECES), nargs="+", default=list(PIECES), help="Pieces of evidence")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
     parser.add_argument("--data", type=str, default="lorenz_data.h5", help="Data of the first three pieces")

@@ -8,12 +8,11 @@ If it was stopped, the same command resumes it. The data sets are simulated with
 from pathlib import Path
 
 import h5py
-import jsonargparse
 import numpy as np
 import torch
 from torchmetrics.functional.classification import binary_auroc
 
-from command_line import markdown_table, run, writable_folder, write_table
+from command_line import command_parser, markdown_table, run, writable_folder, write_table
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
@@ -75,7 +74,7 @@ def results_table(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = command_parser(__doc__)
     parser.add_argument("--bandwidths", type=int, nargs="+", default=BANDWIDTHS, help="Numbers of observed neurons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
     parser.add_argument("--quick", action="store_true", help="Pulses alone, one bandwidth and seed, one epoch")

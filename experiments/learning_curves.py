@@ -5,12 +5,11 @@ python -m experiments.learning_curves
 
 from pathlib import Path
 
-import jsonargparse
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
-from command_line import read_table, run, writable_folder
+from command_line import command_parser, read_table, run, writable_folder
 from plotting.style import BLUE, GREEN, GREY, ORANGE, STYLE, save
 
 ABLATION_CSV = Path(__file__).parent.parent / "docs" / "ablation.csv"
@@ -90,7 +89,7 @@ def draw(ablation: Path, out: Path) -> None:
 
 
 def main() -> None:
-    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = command_parser(__doc__)
     parser.add_argument("--out", type=str, default="figures", help="Folder to write figures to")
     options = parser.parse_args()
     draw(ABLATION_CSV, writable_folder(options.out, "--out"))

@@ -8,12 +8,11 @@ much of the rates is recovered. Writes docs/evidence_subframe.csv and figures/ev
 same command resumes it.
 """
 
-import jsonargparse
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
-from command_line import markdown_table, run, writable_folder, write_table
+from command_line import command_parser, markdown_table, run, writable_folder, write_table
 from evaluation.baselines import smoothed_counts
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from evaluation.inference import infer_arrays
@@ -57,7 +56,7 @@ def plot_coherence(rows: list[dict], frame_rates: dict[int, float]) -> Figure:
 
 
 def main() -> None:
-    parser = jsonargparse.ArgumentParser(description=__doc__, exit_on_error=False, allow_abbrev=False)
+    parser = command_parser(__doc__)
     parser.add_argument("--bandwidths", type=int, nargs="+", default=[5, 3], help="Neurons read in each bin")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
     parser.add_argument("--data", type=str, default="lorenz_data.h5", help="Data file with true rates")

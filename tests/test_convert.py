@@ -312,6 +312,9 @@ def test_rates_of_a_session_in_three_formats(call, tmp_path, trained):
         rates = file["rates"][:]
         assert set(file) == set(arrays) - {"about"}
         np.testing.assert_array_equal(arrays["rates"], rates)
+        for given in (file, arrays):
+            np.testing.assert_allclose(given["start"][:], 1.0 + 1.5 * np.arange(59) + 0.3 - 0.1)
+            assert given["unit_ids"][:].tolist() == [0, 10, 30, 40]
     assert rates.shape == (59, 30, 4)
     # the same trials and units as in the file of the training
     assert call(tmp_path, "infer.py", checkpoint, str(converted_file), "--out", "again.h5").status == 0
