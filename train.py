@@ -2,11 +2,11 @@
 
 python train.py                         the eight bandwidths of the demonstration
 python train.py --bandwidths 5 3        two of them
+python train.py --seeds 3               each with three seeds
 python train.py --config configs/published.yaml
 python train.py --resume RUN            go on with a run that was stopped
 """
 
-import time
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -15,12 +15,12 @@ from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from command_line import FailedWork, InputError, run, silence_lightning, write_table
+from command_line import FailedWork, InputError, run, silence_lightning
 from data import SpikeDataModule
-from evaluation.checkpoints import LOGS, bandwidth_folder
+from evaluation.checkpoints import LOGS
 from model import SequentialAutoencoder
 from modules.readout import rank
-from training import options, runs, terminal
+from training import options, runs, sweep, terminal
 from training.callbacks import (
     AtomicCheckpointIO,
     RefineAndValidateAtTheEnd,
@@ -28,8 +28,6 @@ from training.callbacks import (
     StopIfNotFinite,
     save_best_and_last,
 )
-from training.comparison import compare_inputs
-from training.parallel import train_all
 from training.tensorboard import TensorBoardPages, log_result, make_logger
 from training.transfer import start_from
 
@@ -57,7 +55,7 @@ def build(
             SeedEachStep(config.seed_everything),
             StopIfNotFinite(),
             Timer(given.max_time),
-            terminal.ReportProgress(data.n_observed, report),
+            terminal.ReportProgress(terminal.name_of(data.n_observed, sweep.seed_of(config, folder)), report),
             TensorBoardPages(folder, config),
             *options.as_list(given.callbacks),
             # after the callbacks that may stop the training
@@ -81,7 +79,7 @@ def train_level(
     """Train at one bandwidth, from its last checkpoint if there is one, and return the scores of its best checkpoint.
 
     Args:
-        config: Options of this bandwidth alone (`training.options.config_of`).
+        config: Options of this training alone (`training.options.config_of`).
         folder: Where checkpoints, configuration and TensorBoard's files are written. Made if necessary.
         gpu: Index of the GPU to train on. None: as `--trainer.accelerator` and `--trainer.devices` say.
         report: Called with the progress after each epoch.
@@ -108,40 +106,9 @@ def train_level(
         validated = trainer.validate(model, data, ckpt_path=best, weights_only=True, verbose=False)[0]
         scores = {name: validated.get(f"valid/{name}", float("nan")) for name in SCORES}
         log_result(logger, folder, config, scores)
-    data_row = {"bandwidth": data.n_observed, "fraction_dropped": data.fraction_dropped}
+    data_row = {"bandwidth": data.n_observed, "seed": config.seed_everything, "fraction_dropped": data.fraction_dropped}
     found = {"prior": model.prior, "factors": rank(model.readout)}
     return data_row | scores | found | {"epochs": n_epochs, "seconds": seconds}
-
-
-def train_run(config: Namespace, bandwidths: list[int], run_dir: Path) -> None:
-    """Train the bandwidths that have no results yet. Write and print results; raise FailedWork if a training failed."""
-    start = time.perf_counter()
-    results = runs.read_results(run_dir)
-    left = [bandwidth for bandwidth in bandwidths if bandwidth not in results]
-    quiet = config.quiet or not runs.is_main_process()
-    say = terminal.ignore if quiet else print
-    say(f"Training {len(left)} bandwidth{'s' * (len(left) > 1)} ({', '.join(map(str, left))}) in {run_dir}")
-    n_jobs = 1 if options.is_distributed(config) else min(config.jobs, len(left))
-    trainings = {
-        bandwidth: (options.config_of(config, bandwidth), run_dir / bandwidth_folder(bandwidth), gpu)
-        for bandwidth, gpu in zip(left, options.choose_gpus(config, len(left)), strict=True)
-    }
-    with terminal.progress_display(left, quiet) as show:
-        trained = train_all(train_level, trainings, n_jobs, show)
-    if not runs.is_main_process():
-        return
-    failed = {bandwidth: error for bandwidth, error in trained.items() if isinstance(error, FailedWork)}
-    results |= {bandwidth: scores for bandwidth, scores in trained.items() if bandwidth not in failed}
-    if results:
-        rows = [results[bandwidth] for bandwidth in bandwidths if bandwidth in results]
-        write_table(run_dir / "results.csv", rows)
-        terminal.print_table(rows)
-        for line in compare_inputs(run_dir, config):
-            say(line)
-    say(f"\nIt took {terminal.clock(time.perf_counter() - start)}. The runs are in {run_dir}.")
-    say(f"Look at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}")
-    if failed:
-        raise FailedWork("; ".join(f"bandwidth {bandwidth} stopped: {error}" for bandwidth, error in failed.items()))
 
 
 def main() -> None:
@@ -152,17 +119,17 @@ def main() -> None:
     if config.resume is not None:
         run_dir, config = runs.read_stopped_run(parser, config)
     options.check_options(config)
-    bandwidths = options.choose_bandwidths(config)
+    trainings = options.choose_trainings(config, options.choose_bandwidths(config))
     if run_dir is None:
-        check_by_building(options.config_of(config, bandwidths[0]))
+        check_by_building(options.config_of(config, *trainings[0]))
         run_dir = runs.make_run_dir(config.name)
         runs.save_config(config, run_dir)
-    elif set(bandwidths) <= set(runs.read_results(run_dir)):
+    elif set(trainings) <= set(sweep.read_trained(config, run_dir)):
         print(f"{run_dir} was trained to its end: there is nothing left to do")
         return
     with runs.lock_folder(run_dir):
         try:
-            train_run(config, bandwidths, run_dir)
+            sweep.train_run(train_level, config, trainings, run_dir)
         except KeyboardInterrupt:
             if runs.is_main_process():
                 raise KeyboardInterrupt(f"interrupted; go on with: python train.py --resume {run_dir}") from None

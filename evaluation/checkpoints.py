@@ -27,7 +27,10 @@ def find_checkpoints(paths: list[str]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path}: no such run or checkpoint; expected one that train.py made")
-        checkpoints = [path] if path.is_file() else sorted({*path.glob("best.ckpt"), *path.glob("*/best.ckpt")})
+        patterns = ("best.ckpt", "*/best.ckpt", "*/*/best.ckpt")  # of a training, a bandwidth's seeds, a run
+        checkpoints = (
+            [path] if path.is_file() else sorted({file for pattern in patterns for file in path.glob(pattern)})
+        )
         checkpoints = leave_out_unfinished(path, checkpoints)
         if not checkpoints:
             raise InputError(f"{path}: holds no best.ckpt; expected a run folder of train.py")
@@ -41,19 +44,27 @@ def leave_out_unfinished(run_dir: Path, checkpoints: list[Path]) -> list[Path]:
     A run without results.csv keeps all its checkpoints, with a message: it goes on, or it was stopped, or it failed.
     """
     if not (run_dir / "results.csv").is_file():
-        if any(checkpoint.parent.parent == run_dir for checkpoint in checkpoints):
+        if (run_dir / "config.yaml").is_file() and not (run_dir / "best.ckpt").is_file():
             print(f"{run_dir}: was not trained to its end (no results.csv); these are its best checkpoints so far")
         return checkpoints
-    trained = {bandwidth_folder(int(row["bandwidth"])) for row in read_table(run_dir / "results.csv")}
+    rows = read_table(run_dir / "results.csv")
+    trained = {bandwidth_folder(int(row["bandwidth"])) for row in rows}
+    trained |= {f"{bandwidth_folder(int(row['bandwidth']))}/seed_{row['seed']}" for row in rows if "seed" in row}
+    kept = [checkpoint for checkpoint in checkpoints if checkpoint.parent.relative_to(run_dir).as_posix() in trained]
     for checkpoint in checkpoints:
-        if checkpoint.parent.name not in trained:
+        if checkpoint not in kept:
             print(f"{checkpoint.parent}: left out, because its training failed (no row in {run_dir / 'results.csv'})")
-    return [checkpoint for checkpoint in checkpoints if checkpoint.parent.name in trained]
+    return kept
 
 
 def bandwidth_folder(bandwidth: int) -> str:
     """Return the name of the folder of a bandwidth in that of its run."""
     return f"bandwidth_{bandwidth:02}"
+
+
+def training_folder(bandwidth: int, seed: int | None) -> str:
+    """Return the folder of a training in that of its run. With a seed, there are several for a bandwidth."""
+    return bandwidth_folder(bandwidth) if seed is None else f"{bandwidth_folder(bandwidth)}/seed_{seed}"
 
 
 def load_checkpoint(path: str | Path) -> tuple[SequentialAutoencoder, dict]:

@@ -32,7 +32,7 @@ def train(name: str, words: list[str]) -> dict[int, dict[str, float]]:
     """
     words = ["--resume", str(LOGS / name)] if (LOGS / name).exists() else ["--name", name, *words]
     command("train.py", *words)
-    return read_results(LOGS / name)
+    return {row["bandwidth"]: row for row in read_results(LOGS / name)}
 
 
 def mean_and_sd(values: list[float], digits: int = 3) -> str:

@@ -8,6 +8,8 @@ from rich.progress import Progress
 from training import terminal
 from training.terminal import Bars, Lines, Report
 
+FIVE = "bandwidth  5"
+
 
 @pytest.fixture
 def clock(monkeypatch):
@@ -25,34 +27,34 @@ def seconds_left(printed: str) -> int:
 @pytest.mark.parametrize("start", [0, 50])
 def test_the_time_left_follows_from_the_epochs_trained_now(capsys, clock, start):
     """Ten epochs in ten seconds, from the first epoch or after a resume."""
-    lines = Lines(n_bandwidths=1)
+    lines = Lines(n_trainings=1)
     for epoch in range(start, start + 11):
         clock["now"] = float(epoch - start)
-        lines.show(Report(5, epoch, 100, "", False))
+        lines.show(Report(FIVE, epoch, 100, "", False))
     assert seconds_left(capsys.readouterr().out) == 100 - start - 10
 
 
 def test_bandwidths_that_have_not_started_count_whole(capsys, clock):
-    lines = Lines(n_bandwidths=2)
-    lines.show(Report(5, 0, 10, "", False))
+    lines = Lines(n_trainings=2)
+    lines.show(Report(FIVE, 0, 10, "", False))
     clock["now"] = 10.0
-    lines.show(Report(5, 1, 10, "", False))
+    lines.show(Report(FIVE, 1, 10, "", False))
     assert seconds_left(capsys.readouterr().out) == 190
 
 
 def test_a_resumed_bar_does_not_count_the_epochs_before():
     with Progress(disable=True) as progress:
-        bars = Bars(progress, [5, 3])
-        bars.show(Report(5, 90, 100, "", False))
-        bars.show(Report(5, 91, 100, "", False))
-        task = progress.tasks[bars.tasks[5]]
+        bars = Bars(progress, [FIVE, "bandwidth  3"])
+        bars.show(Report(FIVE, 90, 100, "", False))
+        bars.show(Report(FIVE, 91, 100, "", False))
+        task = progress.tasks[bars.tasks[FIVE]]
         assert (task.completed, task.total) == (91, 100)
         assert task.speed is None or task.speed * (task.elapsed or 1) <= 2
         assert progress.tasks[bars.sweep].total == 200
 
 
 def test_without_an_end_each_validation_has_a_line(capsys):
-    lines = Lines(n_bandwidths=1)
-    lines.show(Report(5, 1, None, "", False))
-    lines.show(Report(5, 2, None, "R²  0.500", True))
+    lines = Lines(n_trainings=1)
+    lines.show(Report(FIVE, 1, None, "", False))
+    lines.show(Report(FIVE, 2, None, "R²  0.500", True))
     assert capsys.readouterr().out.split() == ["bandwidth", "5", "epoch", "2", "R²", "0.500"]

@@ -209,7 +209,7 @@ def test_other_precisions_learn_the_same(call, tmp_path, sweep, small_lorenz, pr
 def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, small_lorenz):
     """The trainer of train.py writes through AtomicCheckpointIO, which test_resume.py tests."""
     config = make_parser().parse_args(["--data.path", small_lorenz, *SMALL])
-    _, _, trainer = build(config_of(config, 3), tmp_path / "run" / "bandwidth_03")
+    _, _, trainer = build(config_of(config, 3, 0), tmp_path / "run" / "bandwidth_03")
     assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
 
 

@@ -50,6 +50,12 @@ def make_parser() -> ArgumentParser:
         help="Numbers of observed neurons, one training each (default: --data.bandwidth if given; else for 29 neurons "
         f"{' '.join(map(str, DEMO_BANDWIDTHS))}, for another number all, 1/2, 1/4 and 1/8 of them)",
     )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=1,
+        help="Train each bandwidth with so many seeds: --seed_everything and those after it",
+    )
     scores = Literal["valid/heldout_nll", "valid/heldout_nll_amortised", "valid/nll"]
     parser.add_argument("--monitor", type=scores, default="valid/heldout_nll", help="Score that chooses best.ckpt")
     parser.add_argument("--init_from", type=str | None, help="Checkpoint of a trained model to start from")
@@ -77,6 +83,8 @@ def check_options(config: Namespace) -> None:
         raise InputError("--data.development_fraction 0: expected more than 0, or --model.refinement 0 beside it")
     if config.freeze and config.init_from is None:
         raise InputError(f"--freeze {' '.join(config.freeze)}: expected --init_from CHECKPOINT beside it")
+    if config.seeds < 1:
+        raise InputError(f"--seeds {config.seeds}: expected at least 1")
     if config.jobs < 1:
         raise InputError(f"--jobs {config.jobs}: expected at least 1")
     # half precision cannot hold all counts above 256, nor small changes of the weights
@@ -129,11 +137,18 @@ def extension(data: SpikeDataModule, at_most: float) -> float:
     return min(max(n_trials * n_bins / N_BINS, 1.0), at_most)
 
 
-def config_of(config: Namespace, bandwidth: int) -> Namespace:
-    """Return the options that train one bandwidth of a run alone."""
+def config_of(config: Namespace, bandwidth: int, seed: int) -> Namespace:
+    """Return the options that train one bandwidth of a run with one seed alone."""
     config = config.clone()
     config.bandwidths, config.name, config.data.bandwidth = None, None, bandwidth
+    config.seeds, config.seed_everything = 1, seed
     return config
+
+
+def choose_trainings(config: Namespace, bandwidths: list[int]) -> list[tuple[int, int]]:
+    """Return the bandwidth and the seed of each training of a run."""
+    seeds = range(config.seed_everything, config.seed_everything + config.seeds)
+    return [(bandwidth, seed) for bandwidth in bandwidths for seed in seeds]
 
 
 def as_list(value: object) -> list:

@@ -1,43 +1,42 @@
-"""Train several bandwidths, as many at a time as there are cores, each in a process of its own."""
+"""Train several models, as many at a time as there are cores, each in a process of its own."""
 
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from command_line import FailedWork
 
+Key = Hashable  # of a training, such as its bandwidth and seed
 Scores = dict[str, float]
 report_to_main: Callable | None = None  # in a worker process: sends a report to the main process
 
 
 def train_all(
-    train_level: Callable[..., Scores], trainings: dict[int, tuple], n_jobs: int, show: Callable
-) -> dict[int, Scores | FailedWork]:
-    """Train each bandwidth.
+    train_level: Callable[..., Scores], trainings: dict[Key, tuple], n_jobs: int, show: Callable
+) -> dict[Key, Scores | FailedWork]:
+    """Train several models.
 
     Args:
         train_level: Function that trains one bandwidth and returns its scores. Its last argument is called with reports of
             its progress.
-        trainings: For each bandwidth: the other arguments of `train_level`.
-        n_jobs: Number of bandwidths to train at a time. 1: one after the other, in this process.
+        trainings: For each training: the other arguments of `train_level`.
+        n_jobs: Number of trainings at a time. 1: one after the other, in this process.
         show: Function that shows a report.
 
     Returns:
-        For each bandwidth its scores, or the error if its training failed. The others go on.
+        For each its scores, or the error if it failed. The others go on.
     """
     if n_jobs == 1:
-        return {bandwidth: scores_or_failure(train_level, *args, show) for bandwidth, args in trainings.items()}
+        return {key: scores_or_failure(train_level, *args, show) for key, args in trainings.items()}
     context = multiprocessing.get_context("spawn")
     reports = context.SimpleQueue()
     with ProcessPoolExecutor(n_jobs, context, start_worker, (reports,)) as pool:
         try:
-            futures = {
-                bandwidth: pool.submit(train_in_worker, train_level, *args) for bandwidth, args in trainings.items()
-            }
+            futures = {key: pool.submit(train_in_worker, train_level, *args) for key, args in trainings.items()}
             for future in futures.values():
                 future.add_done_callback(lambda _: reports.put(None))
             n_running = len(futures)
@@ -50,7 +49,7 @@ def train_all(
             for worker in multiprocessing.active_children():
                 worker.kill()
             raise
-    return {bandwidth: scores_or_failure(future.result) for bandwidth, future in futures.items()}
+    return {key: scores_or_failure(future.result) for key, future in futures.items()}
 
 
 def scores_or_failure(train: Callable[..., Scores], *args: object) -> Scores | FailedWork:

@@ -68,16 +68,15 @@ def read_stopped_run(parser: ArgumentParser, given: Namespace) -> tuple[Path, Na
     return run_dir, config
 
 
-def read_results(run_dir: Path) -> dict[int, dict[str, float | str]]:
-    """Return the scores of the bandwidths that a run has trained to their end."""
+def read_results(run_dir: Path) -> list[dict[str, float | str]]:
+    """Return the scores of the trainings of a run that came to their end."""
     if not (run_dir / "results.csv").exists():
-        return {}
-    types = {"bandwidth": int, "epochs": int, "factors": int, "prior": str}
-    rows = [
+        return []
+    types = {"bandwidth": int, "seed": int, "epochs": int, "factors": int, "prior": str}
+    return [
         {name: types.get(name, float)(value) for name, value in row.items()}
         for row in read_table(run_dir / "results.csv")
     ]
-    return {row["bandwidth"]: row for row in rows}
 
 
 def save_config(config: Namespace, folder: Path) -> None:
@@ -98,7 +97,7 @@ def lock_folder(folder: Path, patience: float = 5.0) -> Iterator[None]:
     if not is_main_process():
         yield
         return
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=patience):
             for incomplete in folder.glob(".*.ckpt"):  # of a process that was killed while it wrote

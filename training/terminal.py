@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Report(NamedTuple):
-    """Progress of the training at one bandwidth."""
+    """Progress of a training."""
 
-    bandwidth: int
+    training: str  # its name
     epoch: int  # epochs trained
     n_epochs: int | None  # epochs in all; None: without end
     score: str  # at the last validation
@@ -23,6 +23,11 @@ class Report(NamedTuple):
 
 
 Send = Callable[[Report], None]
+
+
+def name_of(bandwidth: int, seed: int | None) -> str:
+    """Return what the terminal calls a training. The seed is said if there are several."""
+    return f"bandwidth {bandwidth:2}" if seed is None else f"bandwidth {bandwidth:2} seed {seed}"
 
 
 def ignore(_: object) -> None:
@@ -37,8 +42,8 @@ def total_epochs(trainer: pl.Trainer) -> int | None:
 class ReportProgress(Callback):
     """Report the progress at the start of a training and after each epoch."""
 
-    def __init__(self, bandwidth: int, report: Send) -> None:
-        self.bandwidth, self.report, self.score, self.is_validated = bandwidth, report, "", False
+    def __init__(self, training: str, report: Send) -> None:
+        self.training, self.report, self.score, self.is_validated = training, report, "", False
 
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         self.send(trainer, trainer.current_epoch)
@@ -59,12 +64,12 @@ class ReportProgress(Callback):
 
     def send(self, trainer: pl.Trainer, epoch: int, n_epochs: int | None = None) -> None:
         if trainer.is_global_zero:
-            self.report(Report(self.bandwidth, epoch, n_epochs or total_epochs(trainer), self.score, self.is_validated))
+            self.report(Report(self.training, epoch, n_epochs or total_epochs(trainer), self.score, self.is_validated))
         self.is_validated = False
 
 
 @contextlib.contextmanager
-def progress_display(bandwidths: list[int], quiet: bool) -> Iterator[Send]:
+def progress_display(trainings: list[str], quiet: bool) -> Iterator[Send]:
     """Yield a function that shows reports: as live bars in a terminal, as lines elsewhere, or not at all."""
     if quiet:
         yield ignore
@@ -74,23 +79,21 @@ def progress_display(bandwidths: list[int], quiet: bool) -> Iterator[Send]:
             TimeRemainingColumn(elapsed_when_finished=True),
         ]  # fmt: skip
         with Progress(*columns) as progress:
-            yield Bars(progress, bandwidths).show
+            yield Bars(progress, trainings).show
     else:
-        yield Lines(len(bandwidths)).show
+        yield Lines(len(trainings)).show
 
 
 class Bars:
-    """A bar for each bandwidth with its epochs, score and time left, and one for all."""
+    """A bar for each training with its epochs, score and time left, and one for all."""
 
-    def __init__(self, progress: Progress, bandwidths: list[int]) -> None:
+    def __init__(self, progress: Progress, trainings: list[str]) -> None:
         self.progress = progress
-        self.tasks = {n: progress.add_task(f"bandwidth {n:2}", start=False, total=None, score="") for n in bandwidths}
-        self.sweep = (
-            progress.add_task("sweep", start=False, total=None, score="epochs") if len(bandwidths) > 1 else None
-        )
+        self.tasks = {name: progress.add_task(name, start=False, total=None, score="") for name in trainings}
+        self.sweep = progress.add_task("sweep", start=False, total=None, score="epochs") if len(trainings) > 1 else None
 
     def show(self, report: Report) -> None:
-        task = self.tasks[report.bandwidth]
+        task = self.tasks[report.training]
         if not self.progress.tasks[task].started:  # epochs before a resume have taken no time now
             self.progress.reset(task, completed=report.epoch, total=report.n_epochs)
         self.progress.update(task, completed=report.epoch, total=report.n_epochs, score=report.score)
@@ -103,30 +106,30 @@ class Bars:
 
 
 class Lines:
-    """A line for each tenth of a training, with the time left for all bandwidths. Without end: one for each validation."""
+    """A line for each tenth of a training, with the time left for all. Without end: one for each validation."""
 
-    def __init__(self, n_bandwidths: int) -> None:
-        self.n_bandwidths, self.start = n_bandwidths, time.perf_counter()
-        self.started_at, self.done = {}, {}  # fractions of each bandwidth's training
+    def __init__(self, n_trainings: int) -> None:
+        self.n_trainings, self.start = n_trainings, time.perf_counter()
+        self.started_at, self.done = {}, {}  # fractions of each training
 
     def show(self, report: Report) -> None:
         if report.n_epochs is None:
             if report.is_validated:
-                print(f"bandwidth {report.bandwidth:2}  epoch {report.epoch:4}  {report.score:9}", flush=True)
+                print(f"{report.training}  epoch {report.epoch:4}  {report.score:9}", flush=True)
             return
         done = report.epoch / report.n_epochs
-        self.started_at.setdefault(report.bandwidth, done)
-        before = self.done.get(report.bandwidth, done)
-        self.done[report.bandwidth] = done
+        self.started_at.setdefault(report.training, done)
+        before = self.done.get(report.training, done)
+        self.done[report.training] = done
         if int(10 * done) > int(10 * before):
             epoch = f"epoch {report.epoch:4}/{report.n_epochs}"
             left = clock(self.seconds_left())
-            print(f"bandwidth {report.bandwidth:2}  {epoch}  {report.score:9}  {left} left", flush=True)
+            print(f"{report.training}  {epoch}  {report.score:9}  {left} left", flush=True)
 
     def seconds_left(self) -> float:
-        """Return the time that is left for all bandwidths, at the speed since the start. Epochs before a resume do not count."""
+        """Return the time that is left for all trainings, at the speed since the start. Epochs before a resume do not count."""
         trained = sum(self.done.values()) - sum(self.started_at.values())
-        left = self.n_bandwidths - sum(self.done.values())
+        left = self.n_trainings - sum(self.done.values())
         return (time.perf_counter() - self.start) * left / trained
 
 
@@ -141,12 +144,16 @@ def print_table(results: list[dict[str, float | str]]) -> None:
     def score(value: float, width: int, digits: int = 3) -> str:
         return f"{'-' if math.isnan(value) else f'{value:.{digits}f}':>{width}}"
 
+    n_seeds = len({row["seed"] for row in results if "seed" in row})
+    seed_title = "  seed" if n_seeds > 1 else ""
     print(
-        "\nbandwidth  dropped      R²  R² unobserved  R² encoder alone     NLL  bits/spike    prior  factors  epochs       time"
+        f"\nbandwidth{seed_title}  dropped      R²  R² unobserved  R² encoder alone     NLL  bits/spike    prior  factors  epochs"
+        "       time"
     )
     for row in results:
+        seed = f"  {row['seed']:4}" if n_seeds > 1 else ""
         print(
-            f"{row['bandwidth']:9}  {row['fraction_dropped']:6.0%}  {score(row['r2'], 6)}"
+            f"{row['bandwidth']:9}{seed}  {row['fraction_dropped']:6.0%}  {score(row['r2'], 6)}"
             f"  {score(row['r2_unobserved'], 13)}  {score(row['r2_amortised'], 16)}  {score(row['nll'], 6, 4)}"
             f"  {score(row['bps'], 10, 4)}  {row['prior']:>7}  {row['factors']:7}  {row['epochs']:6}  {clock(row['seconds']):>9}"
         )
