@@ -33,7 +33,7 @@ MAX_STATE = 1e6  # of an initial condition; the decoder's states are between -1 
 PRIOR_WEIGHT = 2.0  # of the Gaussian prior over a table of own initial conditions
 OWN_EPOCHS = 2 / 3  # of the epochs; for longer, own initial conditions learn the noise of a trial
 DRIVEN_STEPS = 4  # for each epoch of the other fits
-DRIVEN_MARGIN = 2.0  # standard errors; inputs can learn the training trials by heart, also those with held-out counts
+DRIVEN_MARGIN = 4.0  # standard errors; inputs learn the training trials by heart, also those with held-out counts
 
 
 class Candidate(NamedTuple):
