@@ -1,16 +1,14 @@
 """From files as people have them to a file that train.py reads."""
 
 import json
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
 pytest.importorskip("pynwb")
-from conftest import ROOT, SHARED, SMALL, finish
+from conftest import SHARED
 from nwb_files import some_spike_times, trials_of, write_nwb
-from pynwb import NWBHDF5IO
 
 from recordings import from_spike_times
 from recordings.hdf5 import read_file
@@ -285,80 +283,3 @@ def test_real_sessions(call, tmp_path):
     done = call(tmp_path, "convert.py", str(SHARED / "phy_A8604-211122.nwb"), "--out", "rat.h5", "--window", "1")
     assert (done.status, done.errors) == (0, "")
     assert all_spikes(converted(tmp_path / "rat.h5")[0]).shape == (1087, 50, 3)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> tuple:
-    """A session, and the checkpoint of a training on it with two of the six units left out."""
-    folder = tmp_path_factory.mktemp("trained")
-    quality = ["good", "good", "mua", "good", "good", "mua"]
-    path = write_nwb(folder / "session.nwb", some_spike_times(), {"trials": trials_of(60)}, quality=quality)
-    words = ["--units", 'quality == "good"', "--align_to", "cue_time", "--start", "-0.1", "--stop", "0.5"]
-    assert finish(folder, str(ROOT / "convert.py"), path, "--out", "a.h5", *words).status == 0
-    words = ["--data.path", "a.h5", "--bandwidths", "4", "--name", "nwb", *SMALL]
-    done = finish(folder, str(ROOT / "train.py"), *words)
-    assert done.status == 0, done.errors
-    return path, str(folder / "lightning_logs" / "nwb" / "bandwidth_04" / "best.ckpt"), folder / "a.h5"
-
-
-def test_rates_of_a_session_in_three_formats(call, tmp_path, trained):
-    session, checkpoint, converted_file = trained
-    before = Path(session).read_bytes()
-    for to in ("hdf5", "npz", "nwb"):
-        done = call(tmp_path, "infer.py", checkpoint, session, "--out", f"rates.{to}", "--to", to)
-        assert (done.status, done.errors) == (0, "")
-    assert Path(session).read_bytes() == before
-    with h5py.File(tmp_path / "rates.hdf5") as file, np.load(tmp_path / "rates.npz") as arrays:
-        rates = file["rates"][:]
-        assert set(file) == set(arrays) - {"about"}
-        np.testing.assert_array_equal(arrays["rates"], rates)
-        for given in (file, arrays):
-            np.testing.assert_allclose(given["start"][:], 1.0 + 1.5 * np.arange(59) + 0.3 - 0.1)
-            assert given["unit_ids"][:].tolist() == [0, 10, 30, 40]
-    assert rates.shape == (59, 30, 4)
-    # the same trials and units as in the file of the training
-    assert call(tmp_path, "infer.py", checkpoint, str(converted_file), "--out", "again.h5").status == 0
-    with h5py.File(tmp_path / "again.h5") as file:
-        again = np.concatenate((file["train_rates"], file["valid_rates"]))
-    np.testing.assert_allclose(np.sort(again.sum((1, 2))), np.sort(rates.sum((1, 2))), rtol=1e-3)
-    with NWBHDF5IO(tmp_path / "rates.nwb", "r") as file:
-        nwb = file.read()
-        series = nwb.processing["sbtt"]["rates"]
-        assert series.unit == "spikes/s"
-        np.testing.assert_allclose(series.data[:].reshape(59, 30, 4), rates, rtol=1e-5)
-        np.testing.assert_allclose(series.timestamps[:30], 1.0 + 0.3 - 0.1 + 0.02 * (0.5 + np.arange(30)))
-        assert len(nwb.units) == 6
-        assert "0, 10, 30, 40" in series.comments
-    done = call(tmp_path, "infer.py", checkpoint, str(tmp_path / "rates.nwb"), "--out", "b.nwb", "--to", "nwb")
-    assert done.status == 2
-    assert "has a processing module sbtt" in done.errors
-    assert not (tmp_path / "b.nwb").exists()
-    done = call(tmp_path, "infer.py", checkpoint, session, "--bin_width", "0.05")
-    assert "--bin_width 0.05: expected that of the training" in done.errors
-
-
-def test_rates_in_a_session_have_one_value_at_each_time(call, tmp_path, trained):
-    _, checkpoint, _ = trained
-    trials = trials_of(40)
-    for key in ("start_time", "stop_time", "cue_time"):
-        trials[key][1::2] = [t + 0.25 for t in trials[key][::2]]
-    session = write_nwb(tmp_path / "s.nwb", some_spike_times(), {"trials": trials}, quality=["good"] * 6)
-    done = call(tmp_path, "infer.py", checkpoint, session, "--out", "rates.nwb")
-    assert (done.status, done.errors) == (0, "")
-    with NWBHDF5IO(tmp_path / "rates.nwb", "r") as file:
-        times = file.read().processing["sbtt"]["rates"].timestamps[:]
-    assert (np.diff(times) > 0.01).all()
-    assert len(times) > 20 * 30
-
-
-def test_sessions_that_do_not_fit_the_model(call, tmp_path, trained, sweep):
-    _, checkpoint, converted_file = trained
-    fewer = write_nwb(tmp_path / "fewer.nwb", some_spike_times()[:4], {"trials": trials_of(60)})
-    done = call(tmp_path, "infer.py", checkpoint, fewer, "--out", "b.h5")
-    assert done.status == 2
-    assert "has no units [40]; expected those of the training" in done.errors
-    done = call(tmp_path, "infer.py", checkpoint, str(converted_file), "--out", "b.nwb", "--to", "nwb")
-    assert "--to nwb: expected hdf5 or npz, because" in done.errors
-    done = call(tmp_path, "infer.py", str(sweep[0] / "bandwidth_04" / "best.ckpt"), fewer, "--out", "b.h5")
-    assert "was not trained on a session; expected a file that convert.py made" in done.errors
-    assert not list(tmp_path.glob("b.*"))
