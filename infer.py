@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import h5py
 import jsonargparse
@@ -62,76 +62,69 @@ def open_session(path: str, checkpoint: str) -> Session:
         raise InputError(
             f"{path}: {checkpoint} was not trained on a session; expected a file that convert.py made from {path}"
         )
-    session = read_session(path, replace(Conversion(**json.loads(conversion)), condition=None))
+    try:  # the checkpoint may be anyone's: no query of it is evaluated
+        conversion = replace(Conversion(**json.loads(conversion)), condition=None, units=None)
+    except (ValueError, TypeError):
+        raise InputError(
+            f"{checkpoint}: holds no conversion of convert.py; expected a checkpoint that train.py made"
+        ) from None
+    session = read_session(path, conversion)
     for line in session.notes:
         print(line)
     return session
 
 
-def infer_blocks(
-    model: SequentialAutoencoder, stored: dict[str, Array], path: str
-) -> Iterator[tuple[str, slice, dict[str, np.ndarray]]]:
-    """Yield what is inferred, a batch at a time: the prefix of the spikes' key, the trials, and their arrays."""
+class Inferred(NamedTuple):
+    """What was inferred from a batch of trials."""
+
+    prefix: str  # of the key of their spikes
+    trials: slice
+    n_trials: int  # in all, with this prefix
+    arrays: dict[str, np.ndarray]  # of `infer_arrays`
+
+
+def infer_batches(model: SequentialAutoencoder, stored: dict[str, Array], path: str) -> Iterator[Inferred]:
+    """Infer a batch at a time."""
     with Progress(transient=True) as progress:
         for prefix, spikes in stored.items():
             task = progress.add_task(f"{prefix}data", total=len(spikes))
             for trials in blocks(spikes, max_trials=BATCH_SIZE):
                 batch = check_counts(spikes[trials], path, f"{prefix}data")
-                yield prefix, trials, infer_arrays(model, batch, with_sd=True)
+                yield Inferred(prefix, trials, len(spikes), infer_arrays(model, batch, with_sd=True))
                 progress.update(task, completed=trials.stop)
 
 
-def write_hdf5(
-    model: SequentialAutoencoder,
-    stored: dict[str, Array],
-    path: str,
-    out: Path,
-    about: dict,
-    more: dict[str, np.ndarray],
-) -> None:
-    """Write the arrays of `infer_arrays`, with their units; their keys get the prefix of the spikes' key.
-
-    What is in `about` becomes attributes; `more` are further arrays.
-    """
+def write_hdf5(batches: Iterator[Inferred], out: Path, about: dict, more: dict[str, np.ndarray]) -> None:
+    """Write what was inferred, with units; keys get the prefix of the spikes' key. `about` becomes attributes."""
     with h5py.File(out, "w") as target:
         target.attrs.update(about)
         for name, array in more.items():
             target[name] = array
-        for prefix, trials, arrays in infer_blocks(model, stored, path):
+        for prefix, trials, n_trials, arrays in batches:
             for name, inferred in arrays.items():
                 shape = inferred.shape[1:]
-                n_trials = len(stored[prefix])
                 array = target.require_dataset(prefix + name, (n_trials, *shape), "float32", chunks=(1, *shape))
                 array.attrs["unit"] = UNITS[name]
                 array[trials] = inferred
 
 
-def write_npz(
-    model: SequentialAutoencoder,
-    stored: dict[str, Array],
-    path: str,
-    out: Path,
-    about: dict,
-    more: dict[str, np.ndarray],
-) -> None:
+def write_npz(batches: Iterator[Inferred], out: Path, about: dict, more: dict[str, np.ndarray]) -> None:
     """Write the same arrays as a compressed file of numpy, with the key `about` (JSON)."""
     parts = {}
-    for prefix, _, arrays in infer_blocks(model, stored, path):
+    for prefix, _, _, arrays in batches:
         for name, inferred in arrays.items():
             parts.setdefault(prefix + name, []).append(inferred)
+    joined = {name: np.concatenate(part) for name, part in parts.items()}
     with open(out, "wb") as file:
-        np.savez_compressed(
-            file, about=json.dumps(about), **more, **{name: np.concatenate(part) for name, part in parts.items()}
-        )
+        np.savez_compressed(file, about=json.dumps(about), **more, **joined)
 
 
-def write_nwb(model: SequentialAutoencoder, session: Session, path: str, out: str, about: dict) -> None:
+def write_nwb(batches: Iterator[Inferred], session: Session, path: str, out: str, about: dict) -> None:
     """Write a copy of a session with the rates of its trials. Where trials share time, the later one's bins are left out."""
-    bin_width = session.conversion.bin_width
-    rates = np.concatenate([arrays["rates"] for *_, arrays in infer_blocks(model, {"": session.spikes}, path)])
+    rates = np.concatenate([batch.arrays["rates"] for batch in batches])
     order = np.argsort(session.windows[:, 0], kind="stable")
     windows, rates = session.windows[order], rates[order]
-    times = windows[:, :1] + bin_width * (0.5 + np.arange(rates.shape[1]))
+    times = windows[:, :1] + session.conversion.bin_width * (0.5 + np.arange(rates.shape[1]))
     ended = np.maximum.accumulate(np.concatenate(([-np.inf], windows[:-1, 1])))[:, None]  # the trials before
     kept = (times < windows[:, 1:]) & (times > ended)  # neither padding nor another trial's time
     write_rates(path, out, rates[kept], times[kept], session.conversion.unit_ids, json.dumps(about))
@@ -183,14 +176,14 @@ def infer_file(
         "bin_width": bin_width, "checkpoint": checkpoint, "checkpoint_sha256": fingerprint(checkpoint),
         "data": file, "data_sha256": fingerprint(file), "hyperparameters": json.dumps(dict(model.hparams)),
     }  # fmt: skip
-    more = {}
+    batches, more = infer_batches(model, stored, file), {}
     if is_nwb(file):
         more = {"start": session.windows[:, 0], "unit_ids": np.array(session.conversion.unit_ids)}
     if to == "nwb":
-        write_nwb(model, session, file, out, about)
+        write_nwb(batches, session, file, out, about)
     else:
         with atomic_write(out) as temporary:
-            (write_hdf5 if to == "hdf5" else write_npz)(model, stored, file, temporary, about, more)
+            (write_hdf5 if to == "hdf5" else write_npz)(batches, temporary, about, more)
     print(f"Rates of {sum(map(len, stored.values()))} trials are in {out}")
 
 

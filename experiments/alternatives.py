@@ -16,12 +16,13 @@ import matplotlib.style
 import numpy as np
 import torch
 
-from command_line import InputError, command_parser, markdown_table, run, writable_folder, write_table
+from command_line import InputError, markdown_table, run, write_table
 from data import SpikeDataModule
 from evaluation.baselines import scores_of_smoothing
 from evaluation.checkpoints import LOGS, find_checkpoints
 from evaluation.scoring import load_model_and_data, validate
 from experiments.evidence_figures import plot_evidence
+from experiments.trainings import evidence_folders, evidence_parser
 from modules.metrics import R2
 from plotting.style import STYLE, save
 from training.options import n_cores
@@ -88,15 +89,13 @@ def compare(checkpoint: Path, n_factors: int, n_trials: int, n_iterations: int) 
 
 
 def main() -> None:
-    parser = command_parser(__doc__)
+    parser = evidence_parser(__doc__)
     parser.add_argument("runs", nargs="*", type=str, default=[str(LOGS / "pretrained")], help="Runs or checkpoints")
     parser.add_argument("--factors", type=int, default=4, help="Factors of the dynamic factor model")
     parser.add_argument("--trials", type=int, default=300, help="Training trials that it is fitted to")
     parser.add_argument("--iterations", type=int, default=40, help="Iterations of its expectation-maximisation")
-    parser.add_argument("--out", type=str, default="docs", help="Folder for the table")
-    parser.add_argument("--figures", type=str, default="figures", help="Folder for the figure")
     options = parser.parse_args()
-    out, figures = writable_folder(options.out, "--out"), writable_folder(options.figures, "--figures")
+    out, figures = evidence_folders(options)
     checkpoints = find_checkpoints(options.runs)
     settings = options.factors, options.trials, options.iterations
     with ProcessPoolExecutor(min(n_cores(), len(checkpoints))) as pool:

@@ -11,10 +11,11 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from command_line import InputError, command_parser, markdown_table, run, writable_folder, write_table
+from command_line import InputError, markdown_table, run, write_table
 from evaluation.checkpoints import find_checkpoints
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
+from experiments.trainings import evidence_folders, evidence_parser
 from plotting.style import GREY, STYLE, save
 
 N_GROUPS = 12  # of entries, by their predicted counts
@@ -79,12 +80,10 @@ def plot_calibration(rows: list[dict], curves: list[tuple[np.ndarray, np.ndarray
 
 
 def main() -> None:
-    parser = command_parser(__doc__)
+    parser = evidence_parser(__doc__)
     parser.add_argument("runs", nargs="*", type=str, default=["lightning_logs/pretrained"], help="Runs or checkpoints")
-    parser.add_argument("--out", type=str, default="docs", help="Folder for the table")
-    parser.add_argument("--figures", type=str, default="figures", help="Folder for the figure")
     options = parser.parse_args()
-    out, figures = writable_folder(options.out, "--out"), writable_folder(options.figures, "--figures")
+    out, figures = evidence_folders(options)
     results = []
     for checkpoint in find_checkpoints(options.runs):
         try:

@@ -16,12 +16,12 @@ import h5py
 import matplotlib.style
 import numpy as np
 
-from command_line import command_parser, markdown_table, run, writable_folder, write_table
+from command_line import markdown_table, run, writable_folder, write_table
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
 from experiments.evidence_figures import plot_evidence
-from experiments.trainings import command, mean_and_sd, train
+from experiments.trainings import command, evidence_folders, evidence_parser, mean_and_sd, train
 from plotting.latents import apply_map, fit_linear_map
 from plotting.style import STYLE, save
 from recordings.hdf5 import read_latents
@@ -163,7 +163,7 @@ def results_table(rows: list[dict], x_label: str, scores: list[str]) -> str:
 
 
 def main() -> None:
-    parser = command_parser(__doc__)
+    parser = evidence_parser(__doc__)
     parser.add_argument("--pieces", choices=list(PIECES), nargs="+", default=list(PIECES), help="Pieces of evidence")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
     parser.add_argument("--data", type=str, default="lorenz_data.h5", help="Data of the first three pieces")
@@ -171,10 +171,8 @@ def main() -> None:
         "--bandwidths", type=int, nargs="+", default=DEMO_BANDWIDTHS, help="Numbers of observed neurons"
     )
     parser.add_argument("--quick", action="store_true", help="One seed, one epoch, three bandwidths")
-    parser.add_argument("--out", type=str, default="docs", help="Folder for the tables")
-    parser.add_argument("--figures", type=str, default="figures", help="Folder for the figures")
     options = parser.parse_args()
-    out, figures = writable_folder(options.out, "--out"), writable_folder(options.figures, "--figures")
+    out, figures = evidence_folders(options)
     quick = ["--trainer.max_epochs", "1", "--model.refinement", "1"] if options.quick else []
     seeds, bandwidths = (options.seeds[:1], [29, 10, 3]) if options.quick else (options.seeds, options.bandwidths)
     for piece in options.pieces:

@@ -12,12 +12,12 @@ import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
-from command_line import command_parser, markdown_table, run, writable_folder, write_table
+from command_line import markdown_table, run, write_table
 from evaluation.baselines import smoothed_counts
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
-from experiments.trainings import mean_and_sd, train
+from experiments.trainings import evidence_folders, evidence_parser, mean_and_sd, train
 from plotting.style import BLUE, GREY, ORANGE, STYLE, save
 
 WAYS = {"SBTT": "none", "frames, interpolated": "interpolated"}
@@ -56,15 +56,13 @@ def plot_coherence(rows: list[dict], frame_rates: dict[int, float]) -> Figure:
 
 
 def main() -> None:
-    parser = command_parser(__doc__)
+    parser = evidence_parser(__doc__)
     parser.add_argument("--bandwidths", type=int, nargs="+", default=[5, 3], help="Neurons read in each bin")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
     parser.add_argument("--data", type=str, default="lorenz_data.h5", help="Data file with true rates")
     parser.add_argument("--quick", action="store_true", help="One seed, one epoch, to see that it works")
-    parser.add_argument("--out", type=str, default="docs", help="Folder for the table")
-    parser.add_argument("--figures", type=str, default="figures", help="Folder for the figure")
     options = parser.parse_args()
-    out, figures = writable_folder(options.out, "--out"), writable_folder(options.figures, "--figures")
+    out, figures = evidence_folders(options)
     quick = ["--trainer.max_epochs", "1", "--model.refinement", "1"] if options.quick else []
     rows, frame_rates = [], {}
     for seed in options.seeds[:1] if options.quick else options.seeds:

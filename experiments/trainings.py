@@ -2,12 +2,27 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+from jsonargparse import ArgumentParser, Namespace
 
-from command_line import FailedWork
+from command_line import FailedWork, command_parser, writable_folder
 from evaluation.checkpoints import LOGS
 from training.runs import read_results
+
+
+def evidence_parser(description: str) -> ArgumentParser:
+    """Return a parser with the folders that a piece of evidence is written to: --out and --figures."""
+    parser = command_parser(description)
+    parser.add_argument("--out", type=str, default="docs", help="Folder for the table")
+    parser.add_argument("--figures", type=str, default="figures", help="Folder for the figure")
+    return parser
+
+
+def evidence_folders(options: Namespace) -> tuple[Path, Path]:
+    """Return the folders of the table and of the figure, made if necessary."""
+    return writable_folder(options.out, "--out"), writable_folder(options.figures, "--figures")
 
 
 def command(*words: str) -> None:

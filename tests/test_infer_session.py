@@ -1,10 +1,12 @@
 """From a session in NWB to rates, and back into a copy of the session."""
 
+import json
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("pynwb")
 from conftest import ROOT, SMALL, finish
@@ -87,3 +89,18 @@ def test_sessions_that_do_not_fit_the_model(call, tmp_path, trained, sweep):
     done = call(tmp_path, "infer.py", str(sweep[0] / "bandwidth_04" / "best.ckpt"), fewer, "--out", "b.h5")
     assert "was not trained on a session; expected a file that convert.py made" in done.errors
     assert not list(tmp_path.glob("b.*"))
+
+
+def test_no_query_of_a_checkpoint_is_evaluated(call, tmp_path, trained):
+    """Queries can run code, and a checkpoint may be anyone's."""
+    session, checkpoint, _ = trained
+    content = torch.load(checkpoint, weights_only=True)
+    conversion = json.loads(content["SpikeDataModule"]["conversion"])
+    for changed in ({"units": "@pd.io.common.os.mkdir('ran')", "unit_ids": None}, {"more": 1}):
+        content["SpikeDataModule"]["conversion"] = json.dumps(conversion | changed)
+        torch.save(content, tmp_path / "foreign.ckpt")
+        done = call(tmp_path, "infer.py", "foreign.ckpt", session, "--out", "rates.h5")
+        assert done.status == 2
+        assert done.errors.count("\n") == 1
+        assert not (tmp_path / "ran").exists()
+        assert not (tmp_path / "rates.h5").exists()
