@@ -68,7 +68,8 @@ def main() -> None:
         for seed in options.seeds:
             words = ["--bandwidths", *bandwidths, *epochs, *OFTEN, "--seed_everything", str(seed)]
             name = f"{options.name}_{number}_{seed}"
-            results.setdefault(recipe, []).append(train(name, [*flags, *words]))
+            trained = {bandwidth: row for (bandwidth, _), row in train(name, [*flags, *words]).items()}
+            results.setdefault(recipe, []).append(trained)
             for bandwidth in options.bandwidths:
                 rows += [{"recipe": recipe, "seed": seed, **epoch} for epoch in read_history(name, bandwidth)]
     write_table(out / "ablation.csv", rows)

@@ -15,13 +15,15 @@ from typing import NamedTuple
 import h5py
 import matplotlib.style
 import numpy as np
+import torch
 
 from command_line import markdown_table, run, writable_folder, write_table
-from evaluation.checkpoints import LOGS, bandwidth_folder
+from evaluation.checkpoints import LOGS, bandwidth_folder, training_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
 from experiments.evidence_figures import plot_evidence
 from experiments.trainings import command, evidence_folders, evidence_parser, mean_and_sd, train
+from modules.metrics import R2
 from plotting.latents import apply_map, fit_linear_map
 from plotting.style import STYLE, save
 from recordings.hdf5 import read_latents
@@ -30,16 +32,19 @@ from training.options import DEMO_BANDWIDTHS
 
 SCORES = ["r2", "r2_observed", "r2_unobserved", "r2_latents"]
 OTHER_SEED = ["--seed", "1"]  # of the simulation
+UNSEEN = ["--data.split", "conditions"]
 
 
 class Training(NamedTuple):
     """A run of train.py in a piece of evidence."""
 
-    label: str  # what is compared: a line in the figure
-    x: int | None  # where on the x-axis; None: at the bandwidth
+    label: str  # what is compared: a line in the figure; may name the {bandwidth}
+    run: str  # name of its folder; pieces that need the same run share it
+    data: str  # data file
     bandwidths: list[int]
     words: list[str]  # options of train.py
-    data: str  # data file
+    x: int | None = None  # where on the x-axis; None: at the bandwidth
+    rescaled: bool = False  # divide the inferred rates by the fraction observed
 
 
 def simulated(name: str, *words: str) -> str:
@@ -52,29 +57,32 @@ def simulated(name: str, *words: str) -> str:
 
 def selective_loss(data: str, bandwidths: list[int]) -> Iterator[Training]:
     """Missing counts left out, as SBTT has it; or taken as zeros; or interpolated in time: in the input and in the loss."""
-    for label, fill in {"SBTT": "none", "missing as zeros": "zero", "interpolated": "interpolated"}.items():
-        yield Training(label, None, bandwidths, ["--data.fill", fill], data)
+    yield Training("SBTT", "default", data, bandwidths, [])
+    zeros = Training("missing as zeros", "zeros", data, bandwidths, ["--data.fill", "zero"])
+    yield zeros
+    yield zeros._replace(label="missing as zeros, rates rescaled", rescaled=True)
+    yield Training("interpolated", "interpolated", data, bandwidths, ["--data.fill", "interpolated"])
 
 
 def patterns(data: str, bandwidths: list[int]) -> Iterator[Training]:
     """The same bandwidth spent in four ways."""
-    for pattern in ("random", "staggered", "blocks", "fixed"):
-        yield Training(pattern, None, bandwidths[2:], ["--data.pattern", pattern], data)
+    yield Training("random", "default", data, bandwidths, [])
+    for pattern in ("staggered", "blocks", "fixed"):
+        yield Training(pattern, pattern, data, bandwidths[2:], ["--data.pattern", pattern])
 
 
 def unseen_conditions(data: str, bandwidths: list[int]) -> Iterator[Training]:
     """Validation trials of conditions that are in training, and of conditions that are not."""
-    yield Training("conditions seen in training", None, bandwidths, [], data)
-    yield Training("conditions never seen", None, bandwidths, ["--data.split", "conditions"], data)
+    yield Training("conditions seen in training", "default", data, bandwidths, [])
+    yield Training("conditions never seen", "unseen", data, bandwidths, UNSEEN)
 
 
 def number_of_conditions(data: str, bandwidths: list[int]) -> Iterator[Training]:
     """Conditions never seen, against the number of conditions in training; as many trials in all."""
     for n_training, n_all, trials in ((65, 81, 19), (250, 312, 5), (1248, 1560, 1)):
         path = simulated(f"{n_training}_conditions", "--conditions", str(n_all), "--trials", str(trials), *OTHER_SEED)
-        for bandwidth in (bandwidths[0], bandwidths[-3]):
-            words = ["--data.split", "conditions"]
-            yield Training(f"{bandwidth} observed", n_training, [bandwidth], words, path)
+        some = [bandwidths[0], bandwidths[-3]]
+        yield Training("{bandwidth} observed", f"{n_training}_conditions", path, some, UNSEEN, n_training)
 
 
 def transfer(data: str, bandwidths: list[int]) -> Iterator[Training]:
@@ -86,13 +94,13 @@ def transfer(data: str, bandwidths: list[int]) -> Iterator[Training]:
     ways = {
         "from scratch": [],
         "adapted": ["--init_from", checkpoint, "--model.learning_rate", "1e-2"],
-        "adapted, generator frozen": ["--init_from", checkpoint, "--freeze", "generator"],
+        "generator frozen": ["--init_from", checkpoint, "--freeze", "generator"],
     }
     for n_trials in (50, 200, 1248):
         path = divide(all_conditions, f"{n_trials}_trials", slice(1, None, 2), n_trials)
-        for bandwidth in bandwidths[-2:]:
-            for way, words in ways.items():
-                yield Training(f"{bandwidth} observed, {way}", n_trials, [bandwidth], words, path)
+        for way, words in ways.items():
+            run_name = f"{n_trials}_trials_{way.replace(' ', '_')}"
+            yield Training(f"{{bandwidth}} observed, {way}", run_name, path, bandwidths[-2:], words, n_trials)
 
 
 PIECES = {
@@ -135,20 +143,36 @@ def r2_of_latents(checkpoint: Path) -> float:
     return float(np.mean(1 - np.square(residual).mean((0, 1)) / true["valid"].var((0, 1))))
 
 
-def gather(piece: str, data: str, bandwidths: list[int], seeds: list[int], quick: list[str]) -> list[dict]:
-    """Train what a piece asks for, with each seed. Return a row for each training and bandwidth."""
+def r2_of_rescaled_rates(checkpoint: Path) -> float:
+    """Return the R² of the inferred rates divided by the fraction observed.
+
+    Missing counts that are taken as zeros lower the rates by this fraction.
+    """
+    model, data = load_model_and_data(checkpoint)
+    rates = infer_arrays(model, data.datasets["valid"][:].spikes)["rates"] / (1 - data.fraction_dropped)
+    metric = R2(data.n_neurons)
+    metric.update(torch.from_numpy(rates), torch.from_numpy(data.trials["valid"].rates))
+    return float(metric.compute())
+
+
+def gather(piece: str, data: str, bandwidths: list[int], n_seeds: int, quick: list[str]) -> list[dict]:
+    """Train what a piece asks for. Return a row for each training: a line of the figure, bandwidth and seed."""
     rows = []
-    for number, training in enumerate(PIECES[piece](data, bandwidths)):
-        for seed in seeds:
-            name = f"evidence_{piece}_{number}_{seed}"
-            words = ["--data.path", training.data, "--bandwidths", *map(str, training.bandwidths), *training.words]
-            results = train(name, [*words, "--seed_everything", str(seed), *quick])
-            for bandwidth in training.bandwidths:
-                scores = {score: results[bandwidth].get(score, np.nan) for score in SCORES}
+    for training in PIECES[piece](data, bandwidths):
+        name = f"evidence{'_quick' * bool(quick)}_{training.run}"
+        words = ["--data.path", training.data, "--bandwidths", *map(str, training.bandwidths), *training.words]
+        results = train(name, [*words, "--seeds", str(n_seeds), *quick])
+        for bandwidth in training.bandwidths:
+            for seed in range(n_seeds):
+                scores = {score: results[bandwidth, seed].get(score, np.nan) for score in SCORES}
+                best = LOGS / name / training_folder(bandwidth, seed if n_seeds > 1 else None) / "best.ckpt"
                 if SCORE_OF.get(piece) == "r2_latents":
-                    scores["r2_latents"] = r2_of_latents(LOGS / name / bandwidth_folder(bandwidth) / "best.ckpt")
+                    scores["r2_latents"] = r2_of_latents(best)
+                if training.rescaled:
+                    scores = dict.fromkeys(SCORES, np.nan) | {"r2": r2_of_rescaled_rates(best)}
                 x = bandwidth if training.x is None else training.x
-                rows.append({"label": training.label, "x": x, "bandwidth": bandwidth, "seed": seed} | scores)
+                label = training.label.format(bandwidth=bandwidth)
+                rows.append({"label": label, "x": x, "bandwidth": bandwidth, "seed": seed} | scores)
     return rows
 
 
@@ -165,7 +189,7 @@ def results_table(rows: list[dict], x_label: str, scores: list[str]) -> str:
 def main() -> None:
     parser = evidence_parser(__doc__)
     parser.add_argument("--pieces", choices=list(PIECES), nargs="+", default=list(PIECES), help="Pieces of evidence")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
+    parser.add_argument("--seeds", type=int, default=3, help="Number of seeds")
     parser.add_argument("--data", type=str, default="lorenz_data.h5", help="Data of the first three pieces")
     parser.add_argument(
         "--bandwidths", type=int, nargs="+", default=DEMO_BANDWIDTHS, help="Numbers of observed neurons"
@@ -174,9 +198,9 @@ def main() -> None:
     options = parser.parse_args()
     out, figures = evidence_folders(options)
     quick = ["--trainer.max_epochs", "1", "--model.refinement", "1"] if options.quick else []
-    seeds, bandwidths = (options.seeds[:1], [29, 10, 3]) if options.quick else (options.seeds, options.bandwidths)
+    n_seeds, bandwidths = (1, [29, 10, 3]) if options.quick else (options.seeds, options.bandwidths)
     for piece in options.pieces:
-        rows = gather(piece, options.data, bandwidths, seeds, quick)
+        rows = gather(piece, options.data, bandwidths, n_seeds, quick)
         write_table(out / f"evidence_{piece}.csv", rows)
         score, x_label = SCORE_OF.get(piece, "r2"), X_LABELS.get(piece, "neurons observed")
         with matplotlib.style.context(STYLE):

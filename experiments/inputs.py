@@ -109,7 +109,7 @@ def main() -> None:
                 results = train(name, [*words, "--model.input_size", str(input_size), *quick])
                 for bandwidth in bandwidths:
                     auc, rms = find_pulses(LOGS / name / bandwidth_folder(bandwidth) / "best.ckpt")
-                    scores = {key: results[bandwidth][key] for key in ("r2", "bps", "prior", "seconds")}
+                    scores = {key: results[bandwidth, seed][key] for key in ("r2", "bps", "prior", "seconds")}
                     rows.append(
                         {"data": data, "input_size": input_size, "seed": seed, "bandwidth": bandwidth, **scores}
                     )

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from command_line import markdown_table, run, write_table
 from evaluation.baselines import smoothed_counts
-from evaluation.checkpoints import LOGS, bandwidth_folder
+from evaluation.checkpoints import LOGS, training_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
 from experiments.trainings import evidence_folders, evidence_parser, mean_and_sd, train
@@ -58,21 +58,22 @@ def plot_coherence(rows: list[dict], frame_rates: dict[int, float]) -> Figure:
 def main() -> None:
     parser = evidence_parser(__doc__)
     parser.add_argument("--bandwidths", type=int, nargs="+", default=[5, 3], help="Neurons read in each bin")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
+    parser.add_argument("--seeds", type=int, default=3, help="Number of seeds")
     parser.add_argument("--data", type=str, default="lorenz_data.h5", help="Data file with true rates")
     parser.add_argument("--quick", action="store_true", help="One seed, one epoch, to see that it works")
     options = parser.parse_args()
     out, figures = evidence_folders(options)
     quick = ["--trainer.max_epochs", "1", "--model.refinement", "1"] if options.quick else []
     rows, frame_rates = [], {}
-    for seed in options.seeds[:1] if options.quick else options.seeds:
-        for number, (way, fill) in enumerate(WAYS.items()):
-            name = f"evidence_subframe_{number}_{seed}"
-            words = ["--data.path", options.data, "--data.pattern", "staggered", "--data.fill", fill, *quick]
-            words += ["--bandwidths", *map(str, options.bandwidths), "--seed_everything", str(seed)]
-            train(name, words)
-            for bandwidth in options.bandwidths:
-                model, data = load_model_and_data(LOGS / name / bandwidth_folder(bandwidth) / "best.ckpt")
+    n_seeds = 1 if options.quick else options.seeds
+    for way, fill in WAYS.items():
+        name = f"evidence{'_quick' * options.quick}_subframe_{fill}"
+        words = ["--data.path", options.data, "--data.pattern", "staggered", "--data.fill", fill, *quick]
+        train(name, [*words, "--bandwidths", *map(str, options.bandwidths), "--seeds", str(n_seeds)])
+        for bandwidth in options.bandwidths:
+            for seed in range(n_seeds):
+                folder = training_folder(bandwidth, seed if n_seeds > 1 else None)
+                model, data = load_model_and_data(LOGS / name / folder / "best.ckpt")
                 spikes, true = data.datasets["valid"][:].spikes, data.trials["valid"].rates
                 inferred = {way: infer_arrays(model, spikes)["rates"]}
                 if fill == "none":

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 
-from command_line import FailedWork, command_parser, writable_folder
+from command_line import FailedWork, InputError, command_parser, writable_folder
 from evaluation.checkpoints import LOGS
+from training.options import make_parser
 from training.runs import read_results
 
 
@@ -32,7 +33,7 @@ def command(*words: str) -> None:
         raise FailedWork(f"python {' '.join(words)} failed")
 
 
-def train(name: str, words: list[str]) -> dict[int, dict[str, float]]:
+def train(name: str, words: list[str]) -> dict[tuple[int, int], dict[str, float]]:
     """Train a run, or go on with it if it was begun; nothing happens if it is complete.
 
     Args:
@@ -40,14 +41,20 @@ def train(name: str, words: list[str]) -> dict[int, dict[str, float]]:
         words: Options of train.py.
 
     Returns:
-        The row of results.csv of each bandwidth.
+        The row of results.csv of each bandwidth and seed.
 
     Raises:
         FailedWork: a training failed.
+        InputError: the run was begun with other options.
     """
-    words = ["--resume", str(LOGS / name)] if (LOGS / name).exists() else ["--name", name, *words]
+    words = ["--name", name, *words]
+    if (LOGS / name).exists():
+        parser = make_parser()
+        if parser.parse_path(LOGS / name / "config.yaml") != parser.parse_args(words):
+            raise InputError(f"{LOGS / name}: was trained with other options; expected {' '.join(words)}")
+        words = ["--resume", str(LOGS / name)]
     command("train.py", *words)
-    return {row["bandwidth"]: row for row in read_results(LOGS / name)}
+    return {(row["bandwidth"], row["seed"]): row for row in read_results(LOGS / name)}
 
 
 def mean_and_sd(values: list[float], digits: int = 3) -> str:

@@ -1,7 +1,9 @@
 """The processes that the tests start hear Ctrl-C, and none is left when a test fails."""
 
+import os
+
 import pytest
-from conftest import started
+from conftest import ROOT, finish, started
 
 SLEEPER = """
 import signal, subprocess, sys, time
@@ -23,3 +25,29 @@ def test_processes_hear_ctrl_c_and_end_with_a_test_that_fails(tmp_path):
     with pytest.raises(RuntimeError):
         fail(tmp_path, processes)
     assert processes[0].returncode == -9
+
+
+CHATTER = """
+from training.parallel import train_all
+
+def chatter(report):
+    while True:
+        report("going on")
+
+def interrupt_late(report, reports=[]):
+    reports.append(report)
+    if len(reports) > 1000:
+        raise KeyboardInterrupt
+
+if __name__ == "__main__":
+    try:
+        train_all(chatter, {key: () for key in range(3)}, 2, interrupt_late)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+def test_ctrl_c_ends_workers_that_report_all_the_time(tmp_path):
+    (tmp_path / "chatter.py").write_text(CHATTER)
+    done = finish(tmp_path, "chatter.py", env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert (done.output, done.errors) == ("interrupted\n", "")

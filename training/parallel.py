@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
 
 from command_line import FailedWork
 
 Key = Hashable  # of a training, such as its bandwidth and seed
 Scores = dict[str, float]
-report_to_main: Callable | None = None  # in a worker process: sends a report to the main process
+reports_of: dict[Key, Connection] = {}  # in a worker process: where the reports of each training go
 
 
 def train_all(
@@ -33,18 +34,24 @@ def train_all(
     if n_jobs == 1:
         return {key: scores_or_failure(train_level, *args, show) for key, args in trainings.items()}
     context = multiprocessing.get_context("spawn")
-    reports = context.SimpleQueue()
-    with ProcessPoolExecutor(n_jobs, context, start_worker, (reports,)) as pool:
+    # a pipe for each training needs no lock, which a process that is killed would never give back
+    pipes = {key: context.Pipe(duplex=False) for key in trainings}
+    ended, end = context.Pipe(duplex=False)
+    writers = {key: writer for key, (_, writer) in pipes.items()}
+    with ProcessPoolExecutor(n_jobs, context, start_worker, (writers,)) as pool:
         try:
-            futures = {key: pool.submit(train_in_worker, train_level, *args) for key, args in trainings.items()}
+            futures = {key: pool.submit(train_in_worker, train_level, key, *args) for key, args in trainings.items()}
             for future in futures.values():
-                future.add_done_callback(lambda _: reports.put(None))
+                future.add_done_callback(lambda _: end.send(None))
             n_running = len(futures)
             while n_running:
-                report = reports.get()
-                n_running -= report is None
-                if report is not None:
-                    show(report)
+                ready = wait([ended, *(reader for reader, _ in pipes.values())])
+                if ready == [ended]:  # and no report is left
+                    ended.recv()
+                    n_running -= 1
+                for reader in ready:
+                    if reader is not ended:
+                        show(reader.recv())
         except KeyboardInterrupt:
             for worker in multiprocessing.active_children():
                 worker.kill()
@@ -62,11 +69,10 @@ def scores_or_failure(train: Callable[..., Scores], *args: object) -> Scores | F
         return FailedWork("a process of this run was killed, perhaps for lack of memory; try a lower --jobs")
 
 
-def start_worker(reports: multiprocessing.SimpleQueue) -> None:
+def start_worker(writers: dict[Key, Connection]) -> None:
     """Prepare a worker process: it ignores Ctrl-C, and it ends when the main process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    global report_to_main
-    report_to_main = reports.put
+    reports_of.update(writers)
     threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
@@ -76,6 +82,6 @@ def exit_with_parent() -> None:
     os._exit(1)
 
 
-def train_in_worker(train_level: Callable[..., Scores], *args: object) -> Scores:
+def train_in_worker(train_level: Callable[..., Scores], key: Key, *args: object) -> Scores:
     """Train one bandwidth in a worker process, with reports to the main process."""
-    return train_level(*args, report_to_main)
+    return train_level(*args, reports_of[key].send)
