@@ -28,6 +28,7 @@ from training.callbacks import (
     StopIfNotFinite,
     save_best_and_last,
 )
+from training.cluster import connect
 from training.tensorboard import TensorBoardPages, log_result, make_logger
 from training.transfer import start_from
 
@@ -119,6 +120,8 @@ def main() -> None:
     if config.resume is not None:
         run_dir, config = runs.read_stopped_run(parser, config)
     options.check_options(config)
+    if config.cluster != "local":
+        connect(config.cluster)
     trainings = options.choose_trainings(config, options.choose_bandwidths(config))
     if run_dir is None:
         check_by_building(options.config_of(config, *trainings[0]))

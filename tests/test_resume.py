@@ -1,10 +1,13 @@
 """Nothing is lost: a training that was killed goes on as if it had not been, and one that explodes leaves the others be."""
 
+import contextlib
 import csv
+import os
 import random
 import re
 import resource
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -29,22 +32,8 @@ def whole_run(tmp_path_factory, small_lorenz) -> Path:
     return folder / "lightning_logs" / "whole"
 
 
-def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(whole_run, small_lorenz):
-    run = whole_run.parent / "killed"
-    words = [*WORDS, "--data.path", small_lorenz, "--name", "killed"]
-    for _ in range(1 + random.randint(0, 1)):
-        with started(run.parents[1], *words) as process:
-            n_checkpoints, deadline = len(list(run.glob("*/last.ckpt"))), time.monotonic() + PATIENCE
-            while len(list(run.glob("*/last.ckpt"))) == n_checkpoints < 2 and time.monotonic() < deadline:
-                time.sleep(0.01)
-            time.sleep(random.uniform(0.0, 1.5))
-            process.kill()  # the workers must notice by themselves
-            process.communicate()
-            assert not (run / "results.csv").exists()
-        words = [str(ROOT / "train.py"), "--resume", str(run)]
-    done = finish(run.parents[1], *words)
-    assert done.status == 0, done.errors
-
+def check_same(whole_run: Path, run: Path) -> None:
+    """Expect the same bits, histories and results of a run that was killed as of one that was not."""
     for folder in ("bandwidth_04", "bandwidth_02"):
         for name in ("last.ckpt", "best.ckpt"):
             whole, killed = (torch.load(path / folder / name, weights_only=True) for path in (whole_run, run))
@@ -60,6 +49,24 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(whole_run, sma
     assert without_time[0] == without_time[1]
     assert [path.parent.parent for path in find_checkpoints([str(run)])] == [run, run]
     assert not list(run.rglob(".*.ckpt"))
+
+
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(whole_run, small_lorenz):
+    run = whole_run.parent / "killed"
+    words = [*WORDS, "--data.path", small_lorenz, "--name", "killed"]
+    for _ in range(1 + random.randint(0, 1)):
+        with started(run.parents[1], *words) as process:
+            n_checkpoints, deadline = len(list(run.glob("*/last.ckpt"))), time.monotonic() + PATIENCE
+            while len(list(run.glob("*/last.ckpt"))) == n_checkpoints < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(random.uniform(0.0, 1.5))
+            process.kill()  # the workers must notice by themselves
+            process.communicate()
+            assert not (run / "results.csv").exists()
+        words = [str(ROOT / "train.py"), "--resume", str(run)]
+    done = finish(run.parents[1], *words)
+    assert done.status == 0, done.errors
+    check_same(whole_run, run)
 
 
 def test_a_killed_sweep_leaves_no_process_behind(tmp_path, small_lorenz):
@@ -178,3 +185,40 @@ def test_a_full_disk_is_said_in_one_line(tmp_path, data_file):
     assert "File too large" in done.errors
     assert done.errors.count("\n") == 1
     assert not list(tmp_path.rglob("*.ckpt")), "half of a checkpoint was left behind"
+
+
+CLUSTER = """
+import ray, time
+ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
+print(ray.get_runtime_context().gcs_address, flush=True)
+time.sleep(1000)
+"""
+
+
+def workers_of(run: Path) -> list[int]:
+    """Return the processes of a Ray cluster that train in the folder of a run."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"ray::train_remotely" in (process / "cmdline").read_bytes():
+                files = [os.readlink(file) for file in (process / "fd").iterdir()]
+                found += [int(process.name)] * any(str(run) in file for file in files)
+    return found
+
+
+def test_a_cluster_trains_the_same_bits_also_if_a_worker_is_killed(whole_run, small_lorenz):
+    run = whole_run.parent / "cluster"
+    environment = os.environ | {"RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}
+    with started(whole_run, "-c", CLUSTER, env=environment) as cluster:
+        address = cluster.stdout.readline().strip()
+        words = [*WORDS, "--data.path", small_lorenz, "--name", run.name, "--cluster", address]
+        with started(run.parents[1], *words) as process:
+            deadline = time.monotonic() + PATIENCE
+            while not list(run.glob("*/last.ckpt")) and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            killed = workers_of(run)[0]
+            os.kill(killed, signal.SIGKILL)
+            output, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (0, "")
+    assert len(re.findall(r"bandwidth  [24]  epoch   16/16", output)) == 2
+    check_same(whole_run, run)

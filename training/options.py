@@ -67,7 +67,14 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--name", type=str | None, help="Folder under lightning_logs (default: a time stamp)")
     parser.add_argument("--resume", type=str | None, help="Folder of a run that was stopped, to go on with it")
-    parser.add_argument("--jobs", type=int, default=n_cores(), help="Bandwidths to train at a time")
+    parser.add_argument("--jobs", type=int, default=n_cores(), help="Trainings at a time on this machine")
+    parser.add_argument(
+        "--cluster",
+        type=str,
+        default="local",
+        help="Where to train: in processes of this machine (local), on the Ray cluster that it belongs to (auto), or on another "
+        "(HOST:PORT, ray://HOST:PORT)",
+    )
     parser.add_argument("--quiet", action="store_true", help="Print only the table of results, and errors")
     return parser
 
@@ -85,6 +92,8 @@ def check_options(config: Namespace) -> None:
         raise InputError(f"--freeze {' '.join(config.freeze)}: expected --init_from CHECKPOINT beside it")
     if config.seeds < 1:
         raise InputError(f"--seeds {config.seeds}: expected at least 1")
+    if config.cluster != "local" and is_distributed(config):
+        raise InputError(f"--cluster {config.cluster}: expected one process for each training (--trainer.devices 1)")
     if config.jobs < 1:
         raise InputError(f"--jobs {config.jobs}: expected at least 1")
     # half precision cannot hold all counts above 256, nor small changes of the weights
@@ -141,7 +150,7 @@ def config_of(config: Namespace, bandwidth: int, seed: int) -> Namespace:
     """Return the options that train one bandwidth of a run with one seed alone."""
     config = config.clone()
     config.bandwidths, config.name, config.data.bandwidth = None, None, bandwidth
-    config.seeds, config.seed_everything = 1, seed
+    config.seeds, config.seed_everything, config.cluster = 1, seed, "local"
     return config
 
 
@@ -157,9 +166,14 @@ def as_list(value: object) -> list:
 
 
 def choose_gpus(config: Namespace, n_trainings: int) -> list[int | None]:
-    """Return the index of a GPU for each training, in turn. None: there is no GPU, or the options choose the device."""
+    """Return the index of a GPU for each training, in turn. None: there is no GPU, or options or the cluster choose it."""
     n_gpus = torch.cuda.device_count()
-    if n_gpus == 0 or config.trainer.devices != "auto" or config.trainer.accelerator not in ("auto", "gpu", "cuda"):
+    if (
+        n_gpus == 0
+        or config.cluster != "local"
+        or config.trainer.devices != "auto"
+        or config.trainer.accelerator not in ("auto", "gpu", "cuda")
+    ):
         return [None] * n_trainings
     return [index % n_gpus for index in range(n_trainings)]
 

@@ -51,20 +51,20 @@ def read_stopped_run(parser: ArgumentParser, given: Namespace) -> tuple[Path, Na
     """Return the folder of the run that --resume names, and the options that it was started with.
 
     Raises:
-        InputError: no such run, or other options than --jobs and --quiet beside --resume.
+        InputError: no such run, or other options than --jobs, --cluster and --quiet beside --resume.
     """
     run_dir = Path(given.resume)
     started_with = run_dir / "config.yaml"
     if not started_with.is_file():
         raise InputError(f"--resume {run_dir}: holds no config.yaml; expected the folder of a run of train.py")
     allowed = parser.parse_args([])
-    allowed.update(Namespace({name: given[name] for name in ("resume", "jobs", "quiet")}))
+    allowed.update(Namespace({name: given[name] for name in ("resume", "jobs", "cluster", "quiet")}))
     if given != allowed:
         raise InputError(
-            f"--resume {run_dir}: the options are those in {started_with}; expected only --jobs or --quiet beside it"
+            f"--resume {run_dir}: the options are those in {started_with}; expected only --jobs, --cluster or --quiet beside it"
         )
     config = parser.parse_path(started_with)
-    config.jobs, config.quiet = given.jobs, given.quiet
+    config.jobs, config.cluster, config.quiet = given.jobs, given.cluster, given.quiet
     return run_dir, config
 
 

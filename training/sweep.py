@@ -9,6 +9,7 @@ from jsonargparse import Namespace
 from command_line import FailedWork, write_table
 from evaluation.checkpoints import LOGS, training_folder
 from training import options, runs, terminal
+from training.cluster import train_on_cluster
 from training.comparison import compare_inputs
 from training.parallel import Scores, train_all
 
@@ -45,7 +46,10 @@ def train_run(
         for (n, seed), gpu in zip(left, options.choose_gpus(config, len(left)), strict=True)
     }
     with terminal.progress_display(list(names.values()), quiet) as show:
-        trained = train_all(train_level, arguments, n_jobs, show)
+        if config.cluster == "local":
+            trained = train_all(train_level, arguments, n_jobs, show)
+        else:
+            trained = train_on_cluster(train_level, arguments, config.cluster, run_dir, show)
     if not runs.is_main_process():
         return
     failed = {training: error for training, error in trained.items() if isinstance(error, FailedWork)}
