@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from command_line import run  # noqa: E402
 from simulate import simulate  # noqa: E402
+from training.runs import RUN_DIR_VARIABLE  # noqa: E402
 
 PATIENCE = 300  # s until a command is taken to hang; a slow machine must not fail a test
 
@@ -110,6 +111,7 @@ class Call:
             patch.setattr(sys, "argv", list(words[words[0] == "-m" :]))
             with pytest.raises(SystemExit) as end:
                 run(main)
+        os.environ.pop(RUN_DIR_VARIABLE, None)  # that was for processes which the command starts
         return Done(end.value.code, *self.capfd.readouterr())
 
 

@@ -1,12 +1,15 @@
 """Two processes that train one model together."""
 
+import contextlib
 import csv
+import os
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, finish
+from conftest import PATIENCE, ROOT, SMALL, finish, started
 
 from recordings import write_recording
 
@@ -32,6 +35,12 @@ def gaps(tmp_path) -> Path:
     return tmp_path / "gaps.h5"
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
 def read(run: Path) -> list[dict[str, float]]:
     with open(run / "results.csv", newline="") as file:
         rows = [{name: value for name, value in row.items() if name != "prior"} for row in csv.DictReader(file)]
@@ -54,6 +63,40 @@ def test_two_processes_train_what_one_does_with_twice_the_batch(call, tmp_path, 
     for one, two in zip(*map(read, runs), strict=True):
         for name in set(one) - {"seconds"}:
             assert two[name] == pytest.approx(one[name], abs=1e-4, nan_ok=True), name
+
+
+def under_slurm(rank: int, port: int) -> dict[str, str]:
+    """Return the environment that `srun --ntasks 2` gives to one of its two processes."""
+    numbers = {"NTASKS": 2, "NTASKS_PER_NODE": 2, "PROCID": rank, "LOCALID": rank, "NODEID": 0, "JOB_ID": 10000 + port}
+    names = {"JOB_NAME": "train", "NODELIST": "localhost", "JOB_NODELIST": "localhost"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return os.environ | {f"SLURM_{name}": str(value) for name, value in (numbers | names).items()} | address
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
+def test_a_launcher_may_start_the_two_processes(call, tmp_path, gaps, launcher):
+    words = ["--data.path", str(gaps), "--bandwidths", "9", *SMALL, *SAME, "--trainer.max_epochs", "2"]
+    command = [TRAIN, *words, *TWO, "--data.batch_size", "16", "--name", "two"]
+    port = free_port()
+    if launcher == "torchrun":
+        torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+        done = finish(tmp_path, *torchrun, *command)
+        assert done.status == 0, done.errors
+        output = done.output
+    else:
+        with contextlib.ExitStack() as stack:
+            ranks = [stack.enter_context(started(tmp_path, *command, env=under_slurm(rank, port))) for rank in (0, 1)]
+            (output, errors), (silence, other_errors) = [process.communicate(timeout=PATIENCE) for process in ranks]
+        assert [process.returncode for process in ranks] == [0, 0], errors + other_errors
+        assert (silence, errors, other_errors) == ("", "", "")
+    assert output.count("Training 1 bandwidth") == output.count("bandwidth  9  epoch    2/2") == 1
+    call(tmp_path, "train.py", *words, "--data.batch_size", "32", "--name", "one")
+    one, two = (
+        torch.load(tmp_path / "lightning_logs" / name / "bandwidth_09" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("one", "two")
+    )
+    for name, weights in one.items():
+        torch.testing.assert_close(two[name], weights, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_a_loss_that_explodes_is_said_once(tmp_path, gaps):
