@@ -79,11 +79,13 @@ def read_results(run_dir: Path) -> list[dict[str, float | str]]:
     ]
 
 
-def save_config(config: Namespace, folder: Path) -> None:
-    """Write all options to config.yaml in `folder`, which `train.py --config` reads."""
+def save_config(
+    config: Namespace, folder: Path, name: str = "config.yaml", parser: ArgumentParser | None = None
+) -> None:
+    """Write all options to a file in `folder`, which `--config` reads. The parser is that of train.py if none is given."""
     if is_main_process():
-        with atomic_write(folder / "config.yaml") as path:
-            path.write_text(make_parser().dump(config, skip_unset=False))
+        with atomic_write(folder / name) as path:
+            path.write_text((parser or make_parser()).dump(config, skip_unset=False))
 
 
 @contextlib.contextmanager

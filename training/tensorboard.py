@@ -40,6 +40,8 @@ def recipe_name(config: Namespace) -> str:
     """Return the name of the file in configs/ with the same model and batch size, or `other`."""
     for file in sorted(CONFIGS.glob("*.yaml")):
         recipe = yaml.safe_load(file.read_text())
+        if "model" not in recipe:
+            continue
         same_model = all(config.model[name] == value for name, value in recipe["model"].items())
         if same_model and config.data.batch_size == recipe["data"]["batch_size"]:
             return file.stem

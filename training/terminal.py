@@ -20,6 +20,7 @@ class Report(NamedTuple):
     n_epochs: int | None  # epochs in all; None: without end
     score: str  # at the last validation
     is_validated: bool  # after this epoch
+    heldout_nll: float = math.nan  # at the last validation, of the encoder alone
 
 
 Send = Callable[[Report], None]
@@ -44,6 +45,7 @@ class ReportProgress(Callback):
 
     def __init__(self, training: str, report: Send) -> None:
         self.training, self.report, self.score, self.is_validated = training, report, "", False
+        self.heldout_nll = math.nan
 
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         self.send(trainer, trainer.current_epoch)
@@ -55,6 +57,7 @@ class ReportProgress(Callback):
         name = "r2" if "valid/r2" in scores else "bps"  # without true rates there is no R²
         value = float(scores.get(f"valid/{name}", math.nan))
         self.score, self.is_validated = f"{'R²' if name == 'r2' else 'bits/spike'} {value:6.3f}", True
+        self.heldout_nll = float(scores.get("valid/heldout_nll_amortised", math.nan))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         self.send(trainer, trainer.current_epoch + 1)
@@ -64,7 +67,8 @@ class ReportProgress(Callback):
 
     def send(self, trainer: pl.Trainer, epoch: int, n_epochs: int | None = None) -> None:
         if trainer.is_global_zero:
-            self.report(Report(self.training, epoch, n_epochs or total_epochs(trainer), self.score, self.is_validated))
+            n_epochs = n_epochs or total_epochs(trainer)
+            self.report(Report(self.training, epoch, n_epochs, self.score, self.is_validated, self.heldout_nll))
         self.is_validated = False
 
 

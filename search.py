@@ -1,0 +1,117 @@
+"""Look for settings that suit a recording, by the held-out NLL.
+
+python search.py --data.path yours.h5 --bandwidths 30 --trials 30
+python search.py --resume RUN           go on with a search that was stopped
+python train.py --config RUN/best.yaml  train with what was found
+
+It needs Optuna: pip install -r requirements-search.txt
+"""
+
+import functools
+import math
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from command_line import FailedWork, InputError, expect, run, silence_lightning, write_table
+from train import check_by_building, train_level
+from training import options, runs
+from training.cluster import connect, train_on_cluster
+from training.parallel import train_all
+
+try:
+    from training import search
+except ImportError:
+    search = None  # main says so
+
+
+def make_parser() -> ArgumentParser:
+    """Return the parser of the options of train.py, and of those of a search."""
+    parser = options.make_parser()
+    parser.description = "Look for settings that suit a recording, by the held-out NLL."
+    parser.usage = "search.py --data.path FILE --bandwidths N [--trials N] [--space FILE] [options of train.py]"
+    parser.add_argument("--trials", type=int, default=30, help="Settings to try; the first is the recipe as it is")
+    parser.add_argument("--space", type=str, default=str(search.SPACE), help="YAML file: what to vary")
+    return parser
+
+
+def of_train(config: Namespace) -> Namespace:
+    """Return the options of a search that are those of train.py."""
+    config = config.clone()
+    del config["trials"], config["space"]
+    return config
+
+
+def of_one_training(config: Namespace) -> Namespace:
+    """Return the options of each training of a search.
+
+    Raises:
+        InputError: a wrong option.
+    """
+    expect(config.trials >= 1, "--trials", config.trials, "at least 1")
+    options.check_options(config)
+    trainings = options.choose_trainings(config, options.choose_bandwidths(config))
+    expect(len(trainings) == 1, "--bandwidths", config.bandwidths, "one bandwidth, and one of --seeds")
+    training = options.config_of(of_train(config), *trainings[0])
+    check_by_building(training)
+    if training.trainer.check_val_every_n_epoch is not None:
+        training.trainer.check_val_every_n_epoch = search.epochs_between_validations(training)
+    return training
+
+
+def look_for_settings(config: Namespace, training: Namespace, space: dict, run_dir: Path) -> None:
+    """Try settings; write trials.csv and best.yaml, and print the best.
+
+    Raises:
+        FailedWork: no training came to its end.
+    """
+    study = search.open_study(run_dir, config.seed_everything)
+    n_tried = search.begin(study)
+    numbers = range(n_tried, config.trials)
+    print(f"Trying {len(numbers)} settings at bandwidth {training.data.bandwidth} in {run_dir}\n")
+    print("setting   held-out NLL    time", flush=True)
+    arguments = {number: (training, run_dir, Path.cwd(), space, config.seed_everything + number) for number in numbers}
+    try_setting = functools.partial(search.try_setting, train_level)
+    show = functools.partial(print, flush=True)
+    if config.cluster == "local":
+        train_all(try_setting, arguments, min(config.jobs, len(numbers)), show)
+    else:
+        train_on_cluster(try_setting, arguments, config.cluster, run_dir, show)
+    rows = search.table_of(study)
+    write_table(run_dir / "trials.csv", rows)
+    best = search.best_of(study)
+    if best is None:
+        raise FailedWork(f"no training came to its end; {run_dir / 'trials.csv'} has the settings")
+    found = search.with_settings(of_train(config), best.params)
+    found.name, found.cluster = None, "local"
+    runs.save_config(found, run_dir, "best.yaml")
+    default = next((row["heldout_nll"] for row in rows if row["outcome"] == "default"), math.nan)
+    print(f"\nThe best: setting {best.number + 1}, held-out NLL {best.value:.4f} (the recipe as it is: {default:.4f})")
+    print(f"All of them:    {run_dir / 'trials.csv'}, and tensorboard --logdir {run_dir}, page HPARAMS")
+    print(f"Train with it:  python train.py --config {run_dir / 'best.yaml'}")
+
+
+def main() -> None:
+    silence_lightning()
+    if search is None:
+        raise InputError("Optuna is not installed; expected: pip install -r requirements-search.txt")
+    parser = make_parser()
+    config = parser.parse_args()
+    run_dir = None
+    if config.resume is not None:
+        run_dir, config = runs.read_stopped_run(parser, config)
+    training, space = of_one_training(config), search.read_space(config.space, options.make_parser())
+    if config.cluster != "local":
+        connect(config.cluster)
+    if run_dir is None:
+        run_dir = runs.make_run_dir(config.name)
+        runs.save_config(config, run_dir, parser=parser)
+    with runs.lock_folder(run_dir):
+        try:
+            look_for_settings(config, training, space, run_dir)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted; go on with: python search.py --resume {run_dir}") from None
+
+
+if __name__ == "__main__":
+    run(main)

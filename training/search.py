@@ -1,0 +1,198 @@
+"""A search for settings: what it varies, Optuna's study, and a training with what the study suggests."""
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from command_line import FailedWork, InputError
+from data import SpikeDataModule
+from training import options
+from training.parallel import Scores
+from training.terminal import Report
+
+SPACE = Path(__file__).parent.parent / "configs" / "search.yaml"
+N_VALIDATIONS = 5  # of each training, to compare it with others while it runs
+N_FIRST = 8  # trainings that are neither stopped early nor chosen by the results of others
+Space = dict[str, list | dict]  # option: its values, or `low`, `high` and `log`
+
+
+class Worse(FailedWork):
+    """A training that was stopped because others were better at the same moment."""
+
+
+def read_space(path: str, parser: ArgumentParser) -> Space:
+    """Return what a search varies.
+
+    Raises:
+        InputError: the file cannot be read, or it names an unknown option or a wrong value.
+    """
+    try:
+        space = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--space {path}: {error}; expected a YAML file like configs/search.yaml") from None
+    if not isinstance(space, dict) or not space:
+        raise InputError(f"--space {path}: expected options and their values, as in configs/search.yaml")
+    for name, values in space.items():
+        is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= {"low", "high", "log"}
+        if not is_range and not (isinstance(values, list) and values):
+            raise InputError(f"--space {path}: {name} is {values}; expected a list, or low and high")
+        for value in [values["low"], values["high"]] if is_range else values:
+            try:
+                parser.parse_object({name: value})
+            except Exception as error:
+                raise InputError(f"--space {path}: {name} cannot be {value}; {str(error).splitlines()[-1]}") from None
+        if is_range and not (values["low"] < values["high"] and (values["low"] > 0 or not values.get("log"))):
+            raise InputError(f"--space {path}: {name} is {values}; expected low < high, and low > 0 if log")
+    return space
+
+
+def epochs_between_validations(config: Namespace) -> int:
+    """Return after how many epochs a training is validated, so that it is compared with others a few times."""
+    data = SpikeDataModule(**config.data, seed=config.seed_everything)
+    return math.ceil((options.choose_epochs(config.trainer, data) or N_VALIDATIONS) / N_VALIDATIONS)
+
+
+def open_study(run_dir: Path, seed: int) -> optuna.Study:
+    """Return the study in the folder of a search. Several processes may work on it at a time."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        study_name="search",
+        storage=JournalStorage(JournalFileBackend(str(run_dir / "study.log"))),
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=N_FIRST, constant_liar=True),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=N_FIRST),
+        load_if_exists=True,
+    )
+
+
+def begin(study: optuna.Study) -> int:
+    """Prepare a study for its next trainings, and return how many there were.
+
+    The first is the recipe as it is. Those that were stopped in the middle come next.
+    """
+    if not study.get_trials():
+        study.enqueue_trial({}, user_attrs={"is_default": True})
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
+    return sum(trial.state.is_finished() and "seconds" in trial.user_attrs for trial in study.get_trials())
+
+
+def suggest(trial: optuna.Trial, space: Space) -> dict[str, object]:
+    """Return the settings of a training. None are varied in the first, which is the recipe as it is."""
+    if trial.user_attrs.get("is_default"):
+        return {}
+    return {
+        name: trial.suggest_categorical(name, values)
+        if isinstance(values, list)
+        else trial.suggest_float(name, values["low"], values["high"], log=values.get("log", False))
+        for name, values in space.items()
+    }
+
+
+def best_of(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
+    """Return the training with the lowest held-out NLL; None if none came to its end."""
+    return min(study.get_trials(states=[TrialState.COMPLETE]), key=lambda trial: trial.value, default=None)
+
+
+def table_of(study: optuna.Study) -> list[dict[str, object]]:
+    """Return a row for each setting that was tried, the best first, those without a result last."""
+    rows = [
+        {
+            "setting": trial.number + 1,
+            "outcome": "default" if trial.user_attrs.get("is_default") else trial.state.name.lower(),
+            "heldout_nll": trial.value if trial.state == TrialState.COMPLETE else math.nan,
+            "seconds": trial.user_attrs["seconds"],
+            **trial.params,
+        }
+        for trial in study.get_trials()
+        if "seconds" in trial.user_attrs
+    ]
+    names = dict.fromkeys(name for row in rows for name in row)
+    rows.sort(key=lambda row: (math.isnan(row["heldout_nll"]), row["heldout_nll"]))
+    return [{name: row.get(name, "") for name in names} for row in rows]
+
+
+def with_settings(config: Namespace, settings: dict[str, object]) -> Namespace:
+    """Return the options of a training with some of them set."""
+    config = config.clone()
+    for name, value in settings.items():
+        config[name] = value
+    return config
+
+
+def try_setting(
+    train_level: Callable[..., Scores],
+    config: Namespace,
+    run_dir: Path,
+    home: Path,
+    space: Space,
+    seed: int,
+    send: Callable[[str], None],
+) -> Scores:
+    """Train with settings that a study suggests, and tell it what came out.
+
+    Args:
+        train_level: Function that trains one bandwidth.
+        config: Its options.
+        run_dir: Folder of the search.
+        home: Folder that the search was started in.
+        space: What to vary.
+        seed: Of the suggestion.
+        send: Called with a line about the training.
+
+    Raises:
+        InputError: a machine of a cluster does not see the folder of the search.
+    """
+    if Path.cwd() != home:
+        raise InputError(f"--cluster: a machine does not see {home / run_dir}; expected a shared file system")
+    study = open_study(run_dir, seed)
+    trial = study.ask()
+    settings = suggest(trial, space)
+    start = time.perf_counter()
+    state, nll = TrialState.COMPLETE, None
+    try:
+        nll = train_one(train_level, with_settings(config, settings), run_dir, trial)
+        outcome = f"{nll:.4f}"
+    except Worse:
+        state, outcome = TrialState.PRUNED, "stopped early"
+    except FailedWork as error:
+        state, outcome = TrialState.FAIL, f"failed: {error}"
+    trial.set_user_attr("seconds", time.perf_counter() - start)
+    study.tell(trial, nll, state)
+    said = "  ".join(f"{name.split('.')[-1]} {short(value)}" for name, value in settings.items())
+    send(f"{trial.number + 1:7}  {outcome:>13}  {trial.user_attrs['seconds']:4.0f} s  {said or 'the recipe as it is'}")
+    return {}
+
+
+def train_one(train_level: Callable[..., Scores], config: Namespace, run_dir: Path, trial: optuna.Trial) -> float:
+    """Train one setting and return its held-out NLL.
+
+    Raises:
+        Worse: other settings were better.
+    """
+    validations = itertools.count(1)
+
+    def compare(report: Report) -> None:
+        if report.is_validated and report.epoch != report.n_epochs:
+            trial.report(report.heldout_nll, next(validations))
+            if trial.should_prune():
+                raise Worse
+
+    scores = train_level(config, run_dir / f"setting_{trial.number + 1:03}", None, compare)
+    if not math.isfinite(scores["heldout_nll"]):
+        raise FailedWork("the held-out NLL is not a number")
+    return scores["heldout_nll"]
+
+
+def short(value: object) -> str:
+    """Return a value as it is said in a table."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
