@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from command_line import InputError, expect
 from modules.coordinated_dropout import mask_missing
+from modules.posterior import n_affordable
 from recordings.checks import check_counts, check_rates
 from recordings.hdf5 import SPLITS, StoredArray, Trials, hold_out_conditions, read_file
 from recordings.patterns import Fill, Pattern, fill_missing, sample
 
-VALID_BATCH_SIZE = 512  # trials; does not change the scores
+VALID_BATCH_SIZE = 512  # trials, if they are not very large; does not change the scores
 MAX_DEVELOPMENT_TRIALS = 300  # training trials with held-out entries
 
 
@@ -232,7 +233,9 @@ class SpikeDataModule(pl.LightningDataModule):
             sampler = UnrepeatedDistributedSampler(dataset, n_processes, rank, shuffle=False)
         return DataLoader(
             dataset,
-            batch_size=self.batch_size if split == "train" else VALID_BATCH_SIZE,
+            batch_size=self.batch_size
+            if split == "train"
+            else min(VALID_BATCH_SIZE, n_affordable(*self.trials[split].spikes.shape[1:])),
             sampler=sampler,
             collate_fn=unchanged,
             num_workers=self.hparams.num_workers,

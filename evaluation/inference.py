@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from model import SequentialAutoencoder
+from modules.posterior import n_affordable
 from modules.uncertainty import counts_sd
 
 BATCH_SIZE = 512  # trials inferred at a time
@@ -33,7 +34,7 @@ def infer_arrays(
         units), `initial_condition` (trials, hidden units) and, if the decoder has any, `inputs` (trials, time, input size).
     """
     parts = []
-    for batch in torch.as_tensor(spikes, dtype=torch.float32).split(BATCH_SIZE):
+    for batch in torch.as_tensor(spikes, dtype=torch.float32).split(min(BATCH_SIZE, n_affordable(*spikes.shape[1:]))):
         batch = batch.to(model.device, model.dtype)
         inferred = model.infer(batch)
         if model.hparams.input_size and inferred.inputs is None:  # the refined decoder runs without inputs

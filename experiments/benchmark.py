@@ -1,7 +1,7 @@
 """Measure our recipe beside the published one and beside bare GRUs, on this machine, in one run.
 
 python -m experiments.benchmark --quick      epoch times at two bandwidths, in two minutes
-python -m experiments.benchmark              all eight, in 35 minutes; writes docs/benchmark.csv, docs/scaling.csv
+python -m experiments.benchmark              all eight, in 20 minutes; writes docs/benchmark.csv
 
 Both recipes are trained at each bandwidth until they reach the published R², validated every 10 epochs; ours with three
 seeds and without refinement. Our recipe is also trained to its end, which gives its epoch and sweep times.
@@ -10,7 +10,6 @@ seeds and without refinement. Our recipe is also trained to its end, which gives
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +24,6 @@ from command_line import FailedWork, command_parser, run, silence_lightning, wri
 from data import SpikeDataModule
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from evaluation.reference import read_published
-from model import SequentialAutoencoder
 from recordings.patterns import sample_random
 from training.options import n_cores
 
@@ -131,39 +129,6 @@ def stop_at(r2: float) -> list[str]:
     return ["--trainer.callbacks=EarlyStopping", *stop, "--quiet"]
 
 
-def epoch_seconds(**size: int) -> float:
-    """Return the seconds of an epoch of our recipe on a simulated recording of some size: one thread, mean of three."""
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        flags = [word for name, value in size.items() for word in (f"--{name}", str(value))]
-        subprocess.run([sys.executable, "simulate.py", "--path", f"{folder}/data.h5", *flags], check=True)
-        data = SpikeDataModule(f"{folder}/data.h5")
-        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-        seconds = []
-        for max_epochs in (1, 4):  # the first warms up; its time is subtracted
-            trainer = pl.Trainer(max_epochs=max_epochs, limit_val_batches=0, enable_model_summary=False, **options)
-            start = time.perf_counter()
-            trainer.fit(SequentialAutoencoder(data.n_neurons, data.bin_width), data)
-            seconds.append(time.perf_counter() - start)
-    return (seconds[1] - seconds[0]) / 3
-
-
-def print_scaling() -> list[dict]:
-    """Print and return how the time of an epoch grows with the size of a recording."""
-    base = {"trials": 8, "bins": 50, "neurons": 29}
-    base_s = epoch_seconds(**base)
-    print(
-        f"\nAn epoch of {65 * base['trials']} trials, {base['bins']} bins and {base['neurons']} neurons: {base_s:.2f} s"
-    )
-    rows = []
-    for name in base:
-        for factor in (2, 4):
-            row = {"size": name, "factor": factor, "cost": epoch_seconds(**base | {name: factor * base[name]}) / base_s}
-            print("{factor} times the {size}: {cost:.1f} times the time".format(**row))
-            rows.append(row)
-    return rows
-
-
 def seconds_to_reach(target: float, seconds: np.ndarray, r2: np.ndarray) -> float:
     """Return when R² first reached the target, interpolated linearly between validations; infinity if never."""
     above = np.flatnonzero(r2 >= target)
@@ -225,7 +190,7 @@ def main() -> None:
     silence_lightning()
     parser = command_parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="Two bandwidths, a few epochs, nothing written")
-    parser.add_argument("--out", type=str, default="docs", help="Folder for benchmark.csv and scaling.csv")
+    parser.add_argument("--out", type=str, default="docs", help="Folder for benchmark.csv")
     options = parser.parse_args()
     out = writable_folder(options.out, "--out")
     published = read_published()
@@ -241,8 +206,7 @@ def main() -> None:
     print_ratios(rows)
     print(f"\nThe masks of the whole data set take {1000 * mask_seconds():.0f} ms")
     if not options.quick:
-        for table, content in (("benchmark.csv", rows), ("scaling.csv", print_scaling())):
-            write_table(out / table, content)
+        write_table(out / "benchmark.csv", rows)
 
 
 if __name__ == "__main__":

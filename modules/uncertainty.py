@@ -6,7 +6,7 @@ Letters in shapes: B trials, J trajectories, T time bins, N neurons, H hidden un
 import torch
 from torch import Tensor, nn
 
-from modules.posterior import N_SAMPLES, PRIOR_WIDTHS, Inference, mean_trajectories, posterior_weights
+from modules.posterior import N_SAMPLES, PRIOR_WIDTHS, Inference, mean_trajectories, n_affordable, posterior_weights
 from modules.prior import KernelDensity
 
 DIFFERENCE = 0.02  # step of the finite differences, in standard deviations of the prior
@@ -29,12 +29,13 @@ def counts_sd(model: nn.Module, spikes: Tensor, inference: Inference, reference:
         reference: (J, H) initial conditions of reference trials.
         width: Width of the prior's kernels, as in `explain_trials`.
     """
-    spikes, n_bins = spikes.clone(), spikes.shape[1]
+    spikes, n_bins, n_at_most = spikes.clone(), spikes.shape[1], n_affordable(*spikes.shape[1:])
     prior = KernelDensity(reference, width)
     if width > PRIOR_WIDTHS["similar"]:
-        parts = zip(*(part.split(N_TOGETHER) for part in (spikes, *inference[:3:2])), strict=True)
+        n_together = max(1, min(N_TOGETHER, n_at_most // reference.shape[1]))
+        parts = zip(*(part.split(n_together) for part in (spikes, *inference[:3:2])), strict=True)
         return torch.cat([laplace_sd(model, *part, prior) for part in parts])
-    log_rates = model.decode(reference if width == 0 else prior.sample(N_SAMPLES), n_bins)[0]
+    log_rates = model.decode(reference if width == 0 else prior.sample(min(N_SAMPLES, n_at_most)), n_bins)[0]
     log_mean, mean_square = mean_trajectories(posterior_weights(spikes, log_rates), log_rates, log_rates.mul(2).exp())
     return (mean_square - log_mean.mul(2).exp()).clamp(min=0).sqrt()
 

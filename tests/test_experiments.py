@@ -4,11 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from torch.utils.tensorboard import SummaryWriter
 
 from command_line import read_table
-from experiments import benchmark, calibration, evidence, subframe
+from experiments import benchmark, calibration, evidence, scaling, subframe
 from recordings.hdf5 import read_file
 from simulate import simulate
 
@@ -118,3 +119,11 @@ def test_coherence_tells_what_is_recovered_at_each_frequency():
     assert found[2] > 0.9
     assert found[10] < 0.1
     assert subframe.coherence(true, 3 * true).min() > 0.99
+
+
+def test_time_and_memory_of_a_size_are_measured(tmp_path):
+    threads = torch.get_num_threads()
+    row = scaling.measure(scaling.Size(trials=24, bins=8, neurons=5), str(tmp_path))
+    torch.set_num_threads(threads)
+    assert (row["trials"], row["trials_in_table"]) == (24, 24)
+    assert all(value > 0 for value in row.values())

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from model import SequentialAutoencoder, sbtt_loss
 from modules.optimizer import MuonAdam
-from modules.posterior import PRIOR_WIDTHS, leave_one_out_loss
+from modules.posterior import PRIOR_WIDTHS, leave_one_out_loss, n_affordable
 from modules.prior import whiten
 from modules.readout import merge_readout, rank, split_readout
 from training.development import Development, choose_readouts, standard_error
@@ -165,7 +165,8 @@ def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: i
     Returns:
         The SBTT loss (nats per held-out count of the training trials) of each way to infer that was tried.
     """
-    rows = torch.linspace(0, len(trials) - 1, min(len(trials), MAX_TRIALS)).long()
+    n_trials = min(len(trials), MAX_TRIALS, n_affordable(*trials[0].spikes.shape))
+    rows = torch.linspace(0, len(trials) - 1, n_trials).long()
     parts = rows.split(MAX_BATCH_SIZE)
     has_heldout = torch.cat([trials[part].heldout.flatten(1).any(1) for part in parts])
     development = Development(trials, rows[has_heldout], model.reference)
