@@ -50,8 +50,9 @@ def train(name: str, words: list[str]) -> dict[tuple[int, int], dict[str, float]
     words = ["--name", name, *words]
     if (LOGS / name).exists():
         parser = make_parser()
-        begun = parser.parse_path(LOGS / name / "config.yaml")
-        if begun != parser.parse_args([*words, "--jobs", str(begun.jobs)]):
+        begun, asked = parser.parse_path(LOGS / name / "config.yaml"), parser.parse_args(words)
+        asked.update({"config": begun.config, "jobs": begun.jobs})
+        if begun != asked:
             raise InputError(f"{LOGS / name}: was trained with other options; expected {' '.join(words)}")
         words = ["--resume", str(LOGS / name)]
     command("train.py", *words)
