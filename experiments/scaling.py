@@ -24,10 +24,10 @@ from command_line import command_parser, markdown_table, run, silence_lightning,
 from data import SpikeDataModule
 from model import SequentialAutoencoder
 from modules.posterior import PRIOR_WIDTHS, n_affordable
-from training.options import extension
+from training.options import N_STEPS, extension
 from training.refinement import MAX_TRIALS, refine
 
-N_STEPS = 8  # steps of the training that are timed
+N_TIMED = 10  # steps of the training that are timed, without the first two
 N_INFERRED = 64  # trials that are inferred
 
 
@@ -44,6 +44,16 @@ SIZES = [
     Size(neurons=100), Size(neurons=1000), Size(bins=200, neurons=200), Size(trials=200, bins=1000, neurons=1000),
 ]  # fmt: skip
 QUICK = [Size(trials=60), Size(trials=60, neurons=60)]
+
+
+class StepTimes(pl.Callback):
+    """Note when each step of a training ended."""
+
+    def __init__(self) -> None:
+        self.times = []
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.times.append(time.perf_counter())
 
 
 def write_random(path: Path, size: Size) -> None:
@@ -70,18 +80,14 @@ def measure(size: Size, folder: str) -> dict[str, float]:
     data.setup()
     row = size._asdict() | {"load_s": time.perf_counter() - start}
     model = SequentialAutoencoder(data.n_neurons, data.bin_width)
-    n_batches = -(-size.trials // data.batch_size)
-    seconds = []
-    for n_steps in (2, 2 + min(N_STEPS, n_batches)):  # the first two warm up; their time is subtracted
-        trainer = pl.Trainer(
-            max_steps=n_steps, accelerator="cpu", limit_val_batches=0, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
-        start = time.perf_counter()
-        trainer.fit(model, data)
-        seconds.append(time.perf_counter() - start)
-    row["step_s"] = (seconds[1] - seconds[0]) / min(N_STEPS, n_batches)
-    row["epoch_s"] = row["step_s"] * n_batches
+    steps = StepTimes()
+    trainer = pl.Trainer(
+        max_steps=2 + N_TIMED, accelerator="cpu", limit_val_batches=0, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[steps],
+    )  # fmt: skip
+    trainer.fit(model, data)
+    row["step_s"] = float(np.diff(steps.times[1:]).mean())  # the first two warm up
+    row["epoch_s"] = row["step_s"] * -(-size.trials // data.batch_size)
     row["training_gb"] = peak_memory()
     model.eval()
     start = time.perf_counter()
@@ -101,8 +107,7 @@ def measure(size: Size, folder: str) -> dict[str, float]:
                 model.infer(batch)
             row[f"infer_{prior}_ms"] = 1000 * (time.perf_counter() - start) / len(spikes)
     row["peak_gb"] = peak_memory()
-    steps = 780 * extension(data, at_most=8)
-    row["training_min"] = row["step_s"] * steps / 60
+    row["training_min"] = row["step_s"] * N_STEPS * extension(data, at_most=8) / 60
     return row
 
 

@@ -51,7 +51,7 @@ def train(name: str, words: list[str]) -> dict[tuple[int, int], dict[str, float]
     if (LOGS / name).exists():
         parser = make_parser()
         begun, asked = parser.parse_path(LOGS / name / "config.yaml"), parser.parse_args(words)
-        asked.update({"config": begun.config, "jobs": begun.jobs})
+        asked.config, asked.jobs = begun.config, begun.jobs
         if begun != asked:
             raise InputError(f"{LOGS / name}: was trained with other options; expected {' '.join(words)}")
         words = ["--resume", str(LOGS / name)]
