@@ -31,8 +31,25 @@ from recordings.writing import write_splits
 from training.options import DEMO_BANDWIDTHS
 
 SCORES = ["r2", "r2_observed", "r2_unobserved", "r2_latents"]
-OTHER_SEED = ["--seed", "1"]  # of the simulation
+SIMULATION_SEED = 1  # another than that of lorenz_data.h5
 UNSEEN = ["--data.split", "conditions"]
+
+
+class Scale(NamedTuple):
+    """How much a piece of evidence trains."""
+
+    name: str  # start of the names of runs and data files
+    data: str  # data file of the first three pieces
+    bandwidths: list[int]
+    n_seeds: int
+    words: tuple[str, ...] = ()  # options of all trainings
+    conditions: tuple[tuple[int, int, int], ...] = (
+        (65, 81, 19),
+        (250, 312, 5),
+        (1248, 1560, 1),
+    )  # in training; all; trials
+    pool: tuple[int, int] = (130, 24)  # conditions, and trials of each, of which a half is pretrained on
+    n_trials: tuple[int, ...] = (50, 200, 1248)  # for training after that
 
 
 class Training(NamedTuple):
@@ -47,16 +64,18 @@ class Training(NamedTuple):
     rescaled: bool = False  # divide the inferred rates by the fraction observed
 
 
-def simulated(name: str, *words: str) -> str:
+def simulated(scale: Scale, name: str, conditions: int, trials: int) -> str:
     """Return the path of a simulated data set under lightning_logs. It is made if it is not there."""
-    path = writable_folder(LOGS, "lightning_logs") / f"evidence_{name}.h5"
+    path = writable_folder(LOGS, "lightning_logs") / f"{scale.name}_{name}.h5"
     if not path.exists():
+        words = ["--conditions", str(conditions), "--trials", str(trials), "--seed", str(SIMULATION_SEED)]
         command("simulate.py", "--path", str(path), *words)
     return str(path)
 
 
-def selective_loss(data: str, bandwidths: list[int]) -> Iterator[Training]:
+def selective_loss(scale: Scale) -> Iterator[Training]:
     """Missing counts left out, as SBTT has it; or taken as zeros; or interpolated in time: in the input and in the loss."""
+    data, bandwidths = scale.data, scale.bandwidths
     yield Training("SBTT", "default", data, bandwidths, [])
     zeros = Training("missing as zeros", "zeros", data, bandwidths, ["--data.fill", "zero"])
     yield zeros
@@ -64,43 +83,45 @@ def selective_loss(data: str, bandwidths: list[int]) -> Iterator[Training]:
     yield Training("interpolated", "interpolated", data, bandwidths, ["--data.fill", "interpolated"])
 
 
-def patterns(data: str, bandwidths: list[int]) -> Iterator[Training]:
+def patterns(scale: Scale) -> Iterator[Training]:
     """The same bandwidth spent in four ways."""
-    yield Training("random", "default", data, bandwidths, [])
+    yield Training("random", "default", scale.data, scale.bandwidths, [])
     for pattern in ("staggered", "blocks", "fixed"):
-        yield Training(pattern, pattern, data, bandwidths[2:], ["--data.pattern", pattern])
+        yield Training(pattern, pattern, scale.data, scale.bandwidths[2:], ["--data.pattern", pattern])
 
 
-def unseen_conditions(data: str, bandwidths: list[int]) -> Iterator[Training]:
+def unseen_conditions(scale: Scale) -> Iterator[Training]:
     """Validation trials of conditions that are in training, and of conditions that are not."""
-    yield Training("conditions seen in training", "default", data, bandwidths, [])
-    yield Training("conditions never seen", "unseen", data, bandwidths, UNSEEN)
+    yield Training("conditions seen in training", "default", scale.data, scale.bandwidths, [])
+    yield Training("conditions never seen", "unseen", scale.data, scale.bandwidths, UNSEEN)
 
 
-def number_of_conditions(data: str, bandwidths: list[int]) -> Iterator[Training]:
+def number_of_conditions(scale: Scale) -> Iterator[Training]:
     """Conditions never seen, against the number of conditions in training; as many trials in all."""
-    for n_training, n_all, trials in ((65, 81, 19), (250, 312, 5), (1248, 1560, 1)):
-        path = simulated(f"{n_training}_conditions", "--conditions", str(n_all), "--trials", str(trials), *OTHER_SEED)
-        some = [bandwidths[0], bandwidths[-3]]
-        yield Training("{bandwidth} observed", f"{n_training}_conditions", path, some, UNSEEN, n_training)
+    some = [scale.bandwidths[0], scale.bandwidths[len(scale.bandwidths) * 5 // 8]]  # all neurons, and few
+    for n_training, n_all, trials in scale.conditions:
+        name = f"{n_training}_conditions"
+        path = simulated(scale, name, n_all, trials)
+        yield Training("{bandwidth} observed", name, path, some, UNSEEN, n_training)
 
 
-def transfer(data: str, bandwidths: list[int]) -> Iterator[Training]:
+def transfer(scale: Scale) -> Iterator[Training]:
     """A model of all neurons on some conditions adapts to few neurons and few trials of other conditions."""
-    all_conditions = simulated("130_conditions", "--conditions", "130", "--trials", "24", *OTHER_SEED)
-    half = divide(all_conditions, "first_half", slice(0, None, 2), None)
-    train("evidence_pretrained", ["--data.path", half, "--bandwidths", str(bandwidths[0])])
-    checkpoint = str(LOGS / "evidence_pretrained" / bandwidth_folder(bandwidths[0]) / "best.ckpt")
+    pool, all_neurons = simulated(scale, f"{scale.pool[0]}_conditions", *scale.pool), scale.bandwidths[0]
+    half = divide(scale, pool, "first_half", slice(0, None, 2), None)
+    pretrained = f"{scale.name}_pretrained"
+    train(pretrained, ["--data.path", half, "--bandwidths", str(all_neurons), *scale.words])
+    checkpoint = str(LOGS / pretrained / bandwidth_folder(all_neurons) / "best.ckpt")
     ways = {
         "from scratch": [],
         "adapted": ["--init_from", checkpoint, "--model.learning_rate", "1e-2"],
         "generator frozen": ["--init_from", checkpoint, "--freeze", "generator"],
     }
-    for n_trials in (50, 200, 1248):
-        path = divide(all_conditions, f"{n_trials}_trials", slice(1, None, 2), n_trials)
+    for n_trials in scale.n_trials:
+        path = divide(scale, pool, f"{n_trials}_trials", slice(1, None, 2), n_trials)
         for way, words in ways.items():
             run_name = f"{n_trials}_trials_{way.replace(' ', '_')}"
-            yield Training(f"{{bandwidth}} observed, {way}", run_name, path, bandwidths[-2:], words, n_trials)
+            yield Training(f"{{bandwidth}} observed, {way}", run_name, path, scale.bandwidths[-2:], words, n_trials)
 
 
 PIECES = {
@@ -110,9 +131,9 @@ X_LABELS = {"number_of_conditions": "conditions in training", "transfer": "trial
 SCORE_OF = {"patterns": "r2_latents"}  # else R² of the rates
 
 
-def divide(path: str, name: str, conditions: slice, n_train: int | None) -> str:
+def divide(scale: Scale, path: str, name: str, conditions: slice, n_train: int | None) -> str:
     """Write the trials of some conditions, at most `n_train` of them for training, to a file of their own; return its path."""
-    out = LOGS / f"evidence_{name}.h5"
+    out = LOGS / f"{scale.name}_{name}.h5"
     if out.exists():
         return str(out)
     splits = {}
@@ -155,13 +176,13 @@ def r2_of_rescaled_rates(checkpoint: Path) -> float:
     return float(metric.compute())
 
 
-def gather(piece: str, data: str, bandwidths: list[int], n_seeds: int, quick: list[str]) -> list[dict]:
+def gather(piece: str, scale: Scale) -> list[dict]:
     """Train what a piece asks for. Return a row for each training: a line of the figure, bandwidth and seed."""
-    rows = []
-    for training in PIECES[piece](data, bandwidths):
-        name = f"evidence{'_quick' * bool(quick)}_{training.run}"
+    rows, n_seeds = [], scale.n_seeds
+    for training in PIECES[piece](scale):
+        name = f"{scale.name}_{training.run}"
         words = ["--data.path", training.data, "--bandwidths", *map(str, training.bandwidths), *training.words]
-        results = train(name, [*words, "--seeds", str(n_seeds), *quick])
+        results = train(name, [*words, "--seeds", str(n_seeds), *scale.words])
         for bandwidth in training.bandwidths:
             for seed in range(n_seeds):
                 scores = {score: results[bandwidth, seed].get(score, np.nan) for score in SCORES}
@@ -197,10 +218,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="One seed, one epoch, three bandwidths")
     options = parser.parse_args()
     out, figures = evidence_folders(options)
-    quick = ["--trainer.max_epochs", "1", "--model.refinement", "1"] if options.quick else []
-    n_seeds, bandwidths = (1, [29, 10, 3]) if options.quick else (options.seeds, options.bandwidths)
+    scale = Scale("evidence", options.data, options.bandwidths, options.seeds)
+    if options.quick:
+        words = ("--trainer.max_epochs", "1", "--model.refinement", "0", "--trainer.logger", "false")
+        scale = Scale("quick", "", [29, 10, 3], 1, words, ((5, 6, 3), (10, 12, 2)), (10, 8), (16,))
+        scale = scale._replace(data=simulated(scale, "demonstration", 10, 5))
     for piece in options.pieces:
-        rows = gather(piece, options.data, bandwidths, n_seeds, quick)
+        rows = gather(piece, scale)
         write_table(out / f"evidence_{piece}.csv", rows)
         score, x_label = SCORE_OF.get(piece, "r2"), X_LABELS.get(piece, "neurons observed")
         with matplotlib.style.context(STYLE):

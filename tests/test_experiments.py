@@ -10,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from command_line import read_table
 from experiments import benchmark, calibration, evidence, scaling, subframe
+from experiments.evidence import PIECES
 from recordings.hdf5 import read_file
 from simulate import simulate
 
@@ -76,23 +77,33 @@ def test_the_evidence_for_inputs_is_gathered(tmp_path, call, commands_in_process
     assert "| pulses | 5 |" in done.output
 
 
-def test_a_piece_of_evidence_is_gathered_and_drawn(tmp_path, call, commands_in_process):
-    simulate(path=str(tmp_path / "lorenz_data.h5"), conditions=10, trials=3, neurons=29, bins=12)
+def test_all_evidence_is_gathered_and_drawn(tmp_path, call, commands_in_process):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    words = ["--pieces", "patterns", "--quick", "--out", "docs", "--figures", "figures"]
-    done = call(tmp_path, "-m", "experiments.evidence", *words)
+    done = call(tmp_path, "-m", "experiments.evidence", "--quick", "--out", "docs", "--figures", "figures")
     assert (done.status, done.errors) == (0, "")
-    rows = read_table(tmp_path / "docs" / "evidence_patterns.csv")
-    assert {row["label"] for row in rows} == {"random", "staggered", "blocks", "fixed"}
-    assert all(np.isfinite(float(row["r2_latents"])) for row in rows)
-    assert [path.stem for path in (tmp_path / "figures").glob("*.png")] == ["evidence_patterns"]
+    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {f"evidence_{piece}" for piece in PIECES}
+    rows = {piece: read_table(tmp_path / "docs" / f"evidence_{piece}.csv") for piece in PIECES}
+    assert {row["label"] for row in rows["patterns"]} == {"random", "staggered", "blocks", "fixed"}
+    assert all(np.isfinite(float(row["r2_latents"])) for row in rows["patterns"])
+    r2 = {(row["label"], row["bandwidth"]): float(row["r2"]) for row in rows["selective_loss"]}
+    assert r2["missing as zeros", "3"] != r2["missing as zeros, rates rescaled", "3"]
+    assert r2["SBTT", "3"] == float(rows["unseen_conditions"][2]["r2"]), "one run serves several pieces"
+    assert [row["x"] for row in rows["number_of_conditions"]] == ["5", "5", "10", "10"]
+    assert len(rows["transfer"]) == 6
+
+    # what a begun run was asked for counts, not what is asked for now
+    (tmp_path / "lightning_logs" / "quick_default" / "config.yaml").write_text("seed_everything: 5")
+    done = call(tmp_path, "-m", "experiments.evidence", "--quick", "--out", "docs", "--figures", "figures")
+    assert (done.status, done.errors.count("\n")) == (2, 1)
+    assert "lightning_logs/quick_default: was trained with other options" in done.errors
 
 
 def test_the_evidence_for_transfer_is_of_other_conditions_and_the_same_neurons(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "LOGS", tmp_path)
     simulate(path=str(tmp_path / "all.h5"), conditions=6, trials=10, neurons=5, bins=10)
-    files = [evidence.divide(str(tmp_path / "all.h5"), "a", slice(0, None, 2), None)]
-    files.append(evidence.divide(str(tmp_path / "all.h5"), "b", slice(1, None, 2), 7))
+    scale = evidence.Scale("test", "", [5], 1)
+    files = [evidence.divide(scale, str(tmp_path / "all.h5"), "a", slice(0, None, 2), None)]
+    files.append(evidence.divide(scale, str(tmp_path / "all.h5"), "b", slice(1, None, 2), 7))
     first, second = (read_file(file).trials for file in files)
     assert set(first["train"].condition) == {0, 2, 4}
     assert set(second["valid"].condition) == {1, 3, 5}
