@@ -1,6 +1,7 @@
 """Baselines on the same masked data: an ideal observer, smoothed spikes and the mean over trials."""
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -15,6 +16,7 @@ from recordings.hdf5 import Trials
 
 KERNEL_SDS = (1, 2, 3, 5, 8, 12)  # bins
 PRIOR_WEIGHTS = (1, 3, 10, 30, 100, 300)  # bins
+SETTINGS = list(product(KERNEL_SDS, PRIOR_WEIGHTS))
 
 
 def r2_of_ideal_observer(data: SpikeDataModule) -> float:
@@ -57,19 +59,56 @@ def scores_of_smoothing(data: SpikeDataModule) -> tuple[float, float]:
     """
     spikes, heldout, rates = validation_trials(data)
     shown, hidden = mask_missing(spikes, ~heldout), mask_missing(spikes, heldout)
-    settings = list(product(KERNEL_SDS, PRIOR_WEIGHTS))
-    predictions = (smoothed_counts(shown, *setting) for setting in settings)
-    best = torch.stack([(counts - hidden * counts.log()).nansum((0, 1)) for counts in predictions]).argmin(0)
-    inferred, from_shown = torch.empty_like(spikes), torch.empty_like(spikes)
-    for index in best.unique():
-        for result, seen in ((inferred, spikes), (from_shown, shown)):
-            result[..., best == index] = smoothed_counts(seen, *settings[index])[..., best == index]
+    chosen = choose_settings(lambda *setting: smoothed_counts(shown, *setting), hidden)
+    inferred, from_shown = (
+        combine(lambda *setting, c=counts: smoothed_counts(c, *setting), chosen) for counts in (spikes, shown)
+    )
     bits, r2 = BitsPerSpike(data.n_neurons), R2(data.n_neurons)
     bits.update(from_shown.log(), hidden)
     if rates is None:
         return math.nan, float(bits.compute())
     r2.update(inferred / data.bin_width, rates)
     return float(r2.compute()), float(bits.compute())
+
+
+def r2_of_psth(data: SpikeDataModule) -> float:
+    """Return the R² of the mean over the training trials of a validation trial's condition, smoothed in time (PSTH).
+
+    Each neuron is smoothed with the settings that best predict its held-out counts. NaN if rates or labels are not known.
+    """
+    spikes, heldout, rates = validation_trials(data)
+    labels = [data.trials[split].condition for split in ("train", "valid")]
+    if rates is None or labels[0] is None or labels[1] is None:
+        return math.nan
+    training = data.datasets["train"][:].spikes
+    names, indices = np.unique(labels[0], return_inverse=True)
+    sums, n_observed = torch.zeros(2, len(names), *spikes.shape[1:])
+    sums.index_add_(0, torch.from_numpy(indices), training.nan_to_num(nan=0.0))
+    n_observed.index_add_(0, torch.from_numpy(indices), (~training.isnan()).float())
+    of_trial = torch.from_numpy(np.searchsorted(names, labels[1]))
+    mean = mean_counts(training)
+
+    def psth(kernel_sd: float, prior: float) -> Tensor:
+        return smooth(sums, n_observed, mean, kernel_sd, prior)[of_trial]
+
+    r2 = R2(data.n_neurons)
+    r2.update(combine(psth, choose_settings(psth, mask_missing(spikes, heldout))) / data.bin_width, rates)
+    return float(r2.compute())
+
+
+def choose_settings(predict: Callable[..., Tensor], hidden: Tensor) -> Tensor:
+    """Return the number of the settings (neurons,), kernel and prior, whose predictions explain hidden counts (B, T, N) best."""
+    predictions = (predict(*setting) for setting in SETTINGS)
+    return torch.stack([(counts - hidden * counts.log()).nansum((0, 1)) for counts in predictions]).argmin(0)
+
+
+def combine(predict: Callable[..., Tensor], chosen: Tensor) -> Tensor:
+    """Return predictions (B, T, N), each neuron's with its own settings."""
+    result = None
+    for index in chosen.unique():
+        predicted = predict(*SETTINGS[index])
+        result = predicted if result is None else torch.where(chosen == index, predicted, result)
+    return result
 
 
 def bps_of_mean_over_trials(data: SpikeDataModule) -> float:
@@ -103,8 +142,16 @@ def smoothed_counts(spikes: Tensor, kernel_sd: float, prior: float) -> Tensor:
         kernel_sd: Standard deviation of the Gaussian (bins).
         prior: Weight of the neuron's mean, in observed bins.
     """
-    bins = torch.arange(spikes.shape[1])
+    return smooth(spikes.nan_to_num(nan=0.0), (~spikes.isnan()).float(), mean_counts(spikes), kernel_sd, prior)
+
+
+def mean_counts(spikes: Tensor) -> Tensor:
+    """Return each neuron's mean count per bin (N,) over observed entries (B, T, N)."""
+    return spikes.nanmean((0, 1)).nan_to_num(nan=1.0).clamp(min=1e-6)
+
+
+def smooth(sums: Tensor, n_observed: Tensor, mean: Tensor, kernel_sd: float, prior: float) -> Tensor:
+    """Return means (B, T, N) of counts around each bin: `sums` of `n_observed` counts (B, T, N), shrunk towards `mean` (N,)."""
+    bins = torch.arange(sums.shape[1])
     kernel = torch.exp(-0.5 * ((bins[:, None] - bins) / kernel_sd) ** 2)
-    mean = spikes.nanmean((0, 1)).nan_to_num(nan=1.0).clamp(min=1e-6)
-    weight = kernel @ (~spikes.isnan()).to(kernel.dtype)
-    return (kernel @ spikes.nan_to_num(nan=0.0) + prior * mean) / (weight + prior)
+    return (kernel @ sums + prior * mean) / (kernel @ n_observed + prior)

@@ -1,7 +1,11 @@
-"""Compare with what one would take instead, on the same masked counts: smoothing, and a dynamic factor model (statsmodels).
+"""Compare with what one would take instead, on the same masked counts: smoothing, PSTHs, a dynamic factor model (statsmodels).
 
 pip install -r requirements-evidence.txt
-python -m experiments.alternatives [RUN_DIR]         ten minutes on two cores; the pretrained models if no run is named
+python -m experiments.alternatives lightning_logs/evidence_default       half an hour on two cores
+python -m experiments.alternatives --bandwidths 5                        of the pretrained models, in a minute
+
+lightning_logs/evidence_default is what experiments.evidence trains first, with three seeds. Each method gets the same masked counts.
+PSTHs are told the condition of each trial, the others are not.
 
 The dynamic factor model is linear and Gaussian and takes missing counts as they are: a Kalman filter skips them. It is fitted by
 expectation-maximisation to some of the training trials, then its smoother infers the validation trials. Writes
@@ -18,14 +22,14 @@ import torch
 
 from command_line import InputError, markdown_table, run, write_table
 from data import SpikeDataModule
-from evaluation.baselines import scores_of_smoothing
-from evaluation.checkpoints import LOGS, find_checkpoints
+from evaluation.baselines import r2_of_psth, scores_of_smoothing
+from evaluation.checkpoints import LOGS, bandwidth_folder, find_checkpoints
 from evaluation.scoring import load_model_and_data, validate
 from experiments.evidence_figures import plot_evidence
-from experiments.trainings import evidence_folders, evidence_parser
+from experiments.trainings import evidence_folders, evidence_parser, mean_and_sd
 from modules.metrics import R2
 from plotting.style import STYLE, save
-from training.options import n_cores
+from training.options import DEMO_BANDWIDTHS, n_cores
 
 GAP = 10  # missing bins between trials, so that one does not predict the next
 ORDER = 2  # of the factors' autoregression
@@ -83,6 +87,7 @@ def compare(checkpoint: Path, n_factors: int, n_trials: int, n_iterations: int) 
     scores = {
         "this repo": validate(model, data)["r2"],
         "dynamic factor model": r2_of_factor_model(data, n_factors, n_trials, n_iterations),
+        "PSTH, knows the condition": r2_of_psth(data),
         "smoothed spikes": scores_of_smoothing(data)[0],
     }
     return [{"label": label, "x": data.n_observed, "seed": data.hparams.seed, "r2": r2} for label, r2 in scores.items()]
@@ -91,12 +96,16 @@ def compare(checkpoint: Path, n_factors: int, n_trials: int, n_iterations: int) 
 def main() -> None:
     parser = evidence_parser(__doc__)
     parser.add_argument("runs", nargs="*", type=str, default=[str(LOGS / "pretrained")], help="Runs or checkpoints")
+    parser.add_argument("--bandwidths", type=int, nargs="+", default=DEMO_BANDWIDTHS, help="Neurons observed")
     parser.add_argument("--factors", type=int, default=4, help="Factors of the dynamic factor model")
     parser.add_argument("--trials", type=int, default=300, help="Training trials that it is fitted to")
     parser.add_argument("--iterations", type=int, default=40, help="Iterations of its expectation-maximisation")
     options = parser.parse_args()
     out, figures = evidence_folders(options)
-    checkpoints = find_checkpoints(options.runs)
+    folders = {bandwidth_folder(bandwidth) for bandwidth in options.bandwidths}
+    checkpoints = [path for path in find_checkpoints(options.runs) if folders & set(path.parts)]
+    if not checkpoints:
+        raise InputError(f"{' '.join(options.runs)}: holds no model of these bandwidths")
     settings = options.factors, options.trials, options.iterations
     with ProcessPoolExecutor(min(n_cores(), len(checkpoints))) as pool:
         futures = [pool.submit(compare, checkpoint, *settings) for checkpoint in checkpoints]
@@ -104,10 +113,12 @@ def main() -> None:
     write_table(out / "evidence_alternatives.csv", rows)
     with matplotlib.style.context(STYLE):
         save(plot_evidence(rows, "neurons observed", "r2"), "evidence_alternatives", figures)
-    labels, bandwidths = ([*dict.fromkeys(row[key] for row in rows)] for key in ("label", "x"))
-    found = {(row["label"], row["x"]): row["r2"] for row in rows}
-    columns = {"observed": [str(x) for x in bandwidths]}
-    columns |= {label: [f"{found[label, x]:.3f}" for x in bandwidths] for label in labels}
+    columns = {"observed": [str(x) for x in dict.fromkeys(row["x"] for row in rows)]}
+    for label in dict.fromkeys(row["label"] for row in rows):
+        of_label = [
+            [row["r2"] for row in rows if (row["label"], row["x"]) == (label, int(x))] for x in columns["observed"]
+        ]
+        columns[label] = [mean_and_sd(r2) for r2 in of_label]
     print(markdown_table(columns))
 
 

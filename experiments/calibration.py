@@ -1,6 +1,9 @@
 """Ask models whether they know what they do not know: predicted against counted spikes, and how wide the posterior is.
 
-python -m experiments.calibration [RUN_DIR ...]      half a minute; the pretrained models if none is named
+python -m experiments.calibration lightning_logs/evidence_default        two minutes
+python -m experiments.calibration                                        the pretrained models
+
+lightning_logs/evidence_default is what experiments.evidence trains first, with three seeds. The figure shows means over seeds.
 
 Writes docs/evidence_calibration.csv and figures/evidence_calibration.png. The data must be simulated: only then are unobserved
 counts and true rates known.
@@ -15,10 +18,12 @@ from command_line import InputError, markdown_table, run, write_table
 from evaluation.checkpoints import find_checkpoints
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
-from experiments.trainings import evidence_folders, evidence_parser
+from experiments.trainings import evidence_folders, evidence_parser, mean_and_sd
 from plotting.style import GREY, STYLE, save
 
 N_GROUPS = 12  # of entries, by their predicted counts
+NOT_MEASURED = ("bandwidth", "seed", "prior")
+Result = tuple[dict, tuple[np.ndarray, np.ndarray]]  # a model's calibration, and the reliability of its predictions
 
 
 def reliability(predicted: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -28,7 +33,7 @@ def reliability(predicted: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray,
     return tuple(np.array([values[group].mean() for group in groups]) for values in (predicted, counted))
 
 
-def calibrate(checkpoint: str) -> tuple[dict, tuple[np.ndarray, np.ndarray]]:
+def calibrate(checkpoint: str) -> Result:
     """Return a model's calibration on validation trials, and the reliability of its predictions of unobserved counts.
 
     Raises:
@@ -42,7 +47,7 @@ def calibrate(checkpoint: str) -> tuple[dict, tuple[np.ndarray, np.ndarray]]:
     inferred = infer_arrays(model, valid.spikes, with_sd=True)
     rates, sd = inferred["rates"], inferred.get("rates_sd")
     predicted, counted = reliability(rates[unobserved] * data.bin_width, recorded.spikes[unobserved])
-    row = {"bandwidth": data.n_observed, "prior": model.prior}
+    row = {"bandwidth": data.n_observed, "seed": data.hparams.seed, "prior": model.prior}
     row["calibration_error"] = float(np.mean(np.abs(predicted - counted)) / counted.mean())
     error = np.abs(rates - recorded.rates)
     for name, entries in (("observed", ~unobserved), ("unobserved", unobserved)):
@@ -56,8 +61,22 @@ def calibrate(checkpoint: str) -> tuple[dict, tuple[np.ndarray, np.ndarray]]:
     return row, (predicted, counted)
 
 
-def plot_calibration(rows: list[dict], curves: list[tuple[np.ndarray, np.ndarray]]) -> Figure:
+def mean_over_seeds(results: list[Result]) -> list[Result]:
+    """Return the means over seeds at each bandwidth, the highest first."""
+    groups = {}
+    for row, curve in results:
+        groups.setdefault(row["bandwidth"], []).append((row, curve))
+    means = []
+    for bandwidth, group in sorted(groups.items(), reverse=True):
+        rows, curves = zip(*group, strict=True)
+        numbers = {name: np.mean([row[name] for row in rows]) for name in rows[0] if name not in NOT_MEASURED}
+        means.append(({"bandwidth": bandwidth} | numbers, tuple(np.mean(curves, axis=0))))
+    return means
+
+
+def plot_calibration(results: list[Result]) -> Figure:
     """Plot counted against predicted spikes of unobserved entries, and error and posterior width at each bandwidth."""
+    rows, curves = zip(*results, strict=True)
     figure = Figure(figsize=(7.2, 3.2))
     reliable, width = figure.subplots(1, 2)
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(rows)))
@@ -92,17 +111,16 @@ def main() -> None:
             print(f"left out: {error}")
     if not results:
         raise InputError(f"{' '.join(options.runs)}: no model can be asked")
-    results.sort(key=lambda result: -result[0]["bandwidth"])
+    results.sort(key=lambda result: (-result[0]["bandwidth"], result[0]["seed"]))
     rows = [row for row, _ in results]
     write_table(out / "evidence_calibration.csv", rows)
     with matplotlib.style.context(STYLE):
-        save(plot_calibration(rows, [curve for _, curve in results]), "evidence_calibration", figures)
-    columns = {"observed": [str(row["bandwidth"]) for row in rows], "prior": [row["prior"] for row in rows]}
-    columns |= {
-        name.replace("_", " "): [f"{row[name]:.3f}" for row in rows]
-        for name in rows[0]
-        if name not in ("bandwidth", "prior")
-    }
+        save(plot_calibration(mean_over_seeds(results)), "evidence_calibration", figures)
+    columns = {"observed": list(dict.fromkeys(str(row["bandwidth"]) for row in rows))}
+    for name in rows[0]:
+        if name not in NOT_MEASURED:
+            seeds = [[row[name] for row in rows if row["bandwidth"] == int(n)] for n in columns["observed"]]
+            columns[name.replace("_", " ")] = [mean_and_sd(values) for values in seeds]
     print(markdown_table(columns))
 
 

@@ -8,7 +8,13 @@ import torch
 from conftest import ROOT
 
 from data import SpikeDataModule
-from evaluation.baselines import bps_of_mean_over_trials, ideal_observer, scores_of_smoothing, smoothed_counts
+from evaluation.baselines import (
+    bps_of_mean_over_trials,
+    ideal_observer,
+    r2_of_psth,
+    scores_of_smoothing,
+    smoothed_counts,
+)
 from evaluation.reference import is_demonstration, read_published, read_seeds
 from experiments.learning_curves import ABLATION_CSV, read_ablation
 from recordings.hdf5 import Trials
@@ -61,6 +67,18 @@ def test_smoothing_is_better_the_more_is_seen_and_worse_than_the_ideal_observer(
         scores.append(scores_of_smoothing(data)[0])
     assert -0.1 < scores[0] < scores[1] < 0.9
     assert scores[1] > 0.1
+
+
+def test_the_mean_of_a_condition_is_better_than_smoothing_a_trial(small_lorenz):
+    data = SpikeDataModule(small_lorenz, 4)
+    data.setup()
+    told = r2_of_psth(data)
+    assert scores_of_smoothing(data)[0] + 0.1 < told < 0.95
+    trials = data.trials["valid"]
+    data.trials["valid"] = trials._replace(condition=(trials.condition + 1) % 4)
+    assert r2_of_psth(data) < told - 0.3, "the wrong labels"
+    data.trials["valid"] = trials._replace(condition=None)
+    assert math.isnan(r2_of_psth(data))
 
 
 def test_smoothing_has_no_score_without_truth(data_arrays, write_file):
