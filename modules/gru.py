@@ -17,6 +17,11 @@ def at_least_single(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+def is_on_cpu(values: Tensor) -> bool:
+    """Return whether values are on the CPU, where the scan below is faster than nn.GRU."""
+    return values.device.type == "cpu"
+
+
 class GRUEncoder(nn.GRU):
     """Bidirectional GRU."""
 
@@ -29,7 +34,7 @@ class GRUEncoder(nn.GRU):
         Returns:
             The final states (B, 2 H), first those of the forward direction, and, if `each_bin`, the states (T, B, 2 H).
         """
-        if inputs.device.type != "cpu":
+        if not is_on_cpu(inputs):
             states, final_states = super().forward(inputs)
             return torch.cat(final_states.unbind(), dim=1), states.transpose(0, 1) if each_bin else None
         inputs = inputs.permute(1, 2, 0).contiguous()
@@ -50,7 +55,7 @@ class GRUDecoder(nn.GRU):
     def forward(self, initial_condition: Tensor, n_bins: int, inputs: Tensor | None = None) -> Tensor:
         """Return the states (T, B, H) of the `n_bins` time bins after the initial condition (B, H), driven by inputs (T, B, I)."""
         n_trials = len(initial_condition)
-        if initial_condition.device.type != "cpu":
+        if not is_on_cpu(initial_condition):
             driven_by = initial_condition.new_zeros(n_bins, n_trials, self.input_size) if inputs is None else inputs
             return super().forward(driven_by, initial_condition.unsqueeze(0))[0]
         w_ih, *others = self.all_weights[0]

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from conftest import SMALL
 from torch import Tensor, nn
 
+from modules import gru
 from modules.gru import GRUDecoder, GRUEncoder
 
 
@@ -82,3 +84,33 @@ def test_other_devices_have_the_gru_of_torch():
         assert states.shape == (7, 3, 8)
         assert GRUDecoder(4)(torch.zeros(3, 4), 7).shape == (7, 3, 4)
         assert GRUDecoder(4, 8)(torch.zeros(3, 4), 7, states).shape == (7, 3, 4)
+
+
+def test_a_training_with_the_grus_of_a_gpu_is_the_same(call, tmp_path, small_lorenz, monkeypatch):
+    """What runs on a GPU, nn.GRU, here on the CPU: a whole training with it, refinement and validation.
+
+    Without dropout: it draws numbers in the order of memory, which is another one in nn.GRU.
+    """
+    words = [
+        "--data.path",
+        small_lorenz,
+        "--bandwidths",
+        "4",
+        "--model.input_size",
+        "2",
+        *SMALL,
+        "--jobs",
+        "1",
+        "--model.dropout=0",
+        "--model.input_dropout=0",
+    ]
+    weights = []
+    for name, is_on_cpu in (("ours", True), ("theirs", False)):
+        monkeypatch.setattr(gru, "is_on_cpu", lambda _, result=is_on_cpu: result)
+        done = call(tmp_path, "train.py", *words, "--name", name)
+        assert (done.status, done.errors) == (0, "")
+        checkpoint = torch.load(tmp_path / "lightning_logs" / name / "bandwidth_04" / "last.ckpt", weights_only=True)
+        weights.append(checkpoint["state_dict"])
+    for name, ours in weights[0].items():
+        torch.testing.assert_close(weights[1][name], ours, atol=1e-4, rtol=1e-4, msg=name)
+    assert any(not torch.equal(weights[1][name], ours) for name, ours in weights[0].items()), "not another GRU"
