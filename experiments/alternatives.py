@@ -9,26 +9,24 @@ PSTHs are told the condition of each trial, the others are not.
 
 The dynamic factor model is linear and Gaussian and takes missing counts as they are: a Kalman filter skips them. It is fitted by
 expectation-maximisation to some of the training trials, then its smoother infers the validation trials. Writes
-docs/evidence_alternatives.csv and figures/evidence_alternatives.png.
+docs/evidence/alternatives.csv and alternatives.png.
 """
 
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import matplotlib.style
 import numpy as np
 import torch
 
-from command_line import InputError, markdown_table, run, write_table
+from command_line import InputError, markdown_table, run, writable_folder
 from data import SpikeDataModule
 from evaluation.baselines import r2_of_psth, scores_of_smoothing
 from evaluation.checkpoints import LOGS, bandwidth_folder, find_checkpoints
 from evaluation.scoring import load_model_and_data, validate
 from experiments.evidence_figures import plot_evidence
-from experiments.trainings import evidence_folders, evidence_parser, mean_and_sd
+from experiments.trainings import evidence_parser, mean_and_sd, write_evidence
 from modules.metrics import R2
-from plotting.style import STYLE, save
 from training.options import DEMO_BANDWIDTHS, n_cores
 
 GAP = 10  # missing bins between trials, so that one does not predict the next
@@ -101,7 +99,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=300, help="Training trials that it is fitted to")
     parser.add_argument("--iterations", type=int, default=40, help="Iterations of its expectation-maximisation")
     options = parser.parse_args()
-    out, figures = evidence_folders(options)
+    out = writable_folder(options.out, "--out")
     folders = {bandwidth_folder(bandwidth) for bandwidth in options.bandwidths}
     checkpoints = [path for path in find_checkpoints(options.runs) if folders & set(path.parts)]
     if not checkpoints:
@@ -110,9 +108,7 @@ def main() -> None:
     with ProcessPoolExecutor(min(n_cores(), len(checkpoints))) as pool:
         futures = [pool.submit(compare, checkpoint, *settings) for checkpoint in checkpoints]
         rows = sorted((row for future in futures for row in future.result()), key=lambda row: -row["x"])
-    write_table(out / "evidence_alternatives.csv", rows)
-    with matplotlib.style.context(STYLE):
-        save(plot_evidence(rows, "neurons observed", "r2"), "evidence_alternatives", figures)
+    write_evidence("alternatives", rows, lambda: plot_evidence(rows, "neurons observed", "r2"), out)
     columns = {"observed": [str(x) for x in dict.fromkeys(row["x"] for row in rows)]}
     for label in dict.fromkeys(row["label"] for row in rows):
         of_label = [

@@ -5,21 +5,20 @@ python -m experiments.calibration                                        the pre
 
 lightning_logs/evidence_default is what experiments.evidence trains first, with three seeds. The figure shows means over seeds.
 
-Writes docs/evidence_calibration.csv and figures/evidence_calibration.png. The data must be simulated: only then are unobserved
+Writes docs/evidence/calibration.csv and calibration.png. The data must be simulated: only then are unobserved
 counts and true rates known.
 """
 
-import matplotlib.style
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from command_line import InputError, markdown_table, run, write_table
+from command_line import InputError, markdown_table, run, writable_folder
 from evaluation.checkpoints import find_checkpoints
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
-from experiments.trainings import evidence_folders, evidence_parser, mean_and_sd
-from plotting.style import GREY, STYLE, save
+from experiments.trainings import evidence_parser, mean_and_sd, write_evidence
+from plotting.style import GREY
 
 N_GROUPS = 12  # of entries, by their predicted counts
 NOT_MEASURED = ("bandwidth", "seed", "prior")
@@ -102,7 +101,7 @@ def main() -> None:
     parser = evidence_parser(__doc__)
     parser.add_argument("runs", nargs="*", type=str, default=["lightning_logs/pretrained"], help="Runs or checkpoints")
     options = parser.parse_args()
-    out, figures = evidence_folders(options)
+    out = writable_folder(options.out, "--out")
     results = []
     for checkpoint in find_checkpoints(options.runs):
         try:
@@ -113,9 +112,7 @@ def main() -> None:
         raise InputError(f"{' '.join(options.runs)}: no model can be asked")
     results.sort(key=lambda result: (-result[0]["bandwidth"], result[0]["seed"]))
     rows = [row for row, _ in results]
-    write_table(out / "evidence_calibration.csv", rows)
-    with matplotlib.style.context(STYLE):
-        save(plot_calibration(mean_over_seeds(results)), "evidence_calibration", figures)
+    write_evidence("calibration", rows, lambda: plot_calibration(mean_over_seeds(results)), out)
     columns = {"observed": list(dict.fromkeys(str(row["bandwidth"]) for row in rows))}
     for name in rows[0]:
         if name not in NOT_MEASURED:

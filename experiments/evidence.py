@@ -4,28 +4,27 @@ python -m experiments.evidence                       all pieces; two hours on tw
 python -m experiments.evidence --pieces patterns     one of them
 python -m experiments.evidence --quick               each in small, to see that it works
 
-Each piece writes docs/evidence_PIECE.csv and a figure, figures/evidence_PIECE.png. If it was stopped, the same command resumes
+Each piece writes docs/evidence/PIECE.csv and PIECE.png. If it was stopped, the same command resumes
 it. docs/evidence.md tells what came out.
 """
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
-import matplotlib.style
 import numpy as np
 import torch
 
-from command_line import markdown_table, run, writable_folder, write_table
+from command_line import markdown_table, run, writable_folder
 from evaluation.checkpoints import LOGS, bandwidth_folder, training_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
 from experiments.evidence_figures import plot_evidence
-from experiments.trainings import command, evidence_folders, evidence_parser, mean_and_sd, train
+from experiments.trainings import command, evidence_parser, mean_and_sd, train, write_evidence
 from modules.metrics import R2
 from plotting.latents import apply_map, fit_linear_map
-from plotting.style import STYLE, save
 from recordings.hdf5 import read_latents
 from recordings.writing import write_splits
 from training.options import DEMO_BANDWIDTHS
@@ -217,7 +216,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="One seed, one epoch, three bandwidths")
     options = parser.parse_args()
-    out, figures = evidence_folders(options)
+    out = writable_folder(options.out, "--out")
     scale = Scale("evidence", options.data, options.bandwidths, options.seeds)
     if options.quick:
         words = ("--trainer.max_epochs", "1", "--model.refinement", "0", "--trainer.logger", "false")
@@ -225,10 +224,8 @@ def main() -> None:
         scale = scale._replace(data=simulated(scale, "demonstration", 10, 5))
     for piece in options.pieces:
         rows = gather(piece, scale)
-        write_table(out / f"evidence_{piece}.csv", rows)
         score, x_label = SCORE_OF.get(piece, "r2"), X_LABELS.get(piece, "neurons observed")
-        with matplotlib.style.context(STYLE):
-            save(plot_evidence(rows, x_label, score), f"evidence_{piece}", figures)
+        write_evidence(piece, rows, functools.partial(plot_evidence, rows, x_label, score), out)
         print(f"\n{PIECES[piece].__doc__}\n\n{results_table(rows, x_label, [*dict.fromkeys([score, 'r2'])])}")
 
 

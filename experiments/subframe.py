@@ -4,21 +4,20 @@ python -m experiments.subframe           six minutes on two cores
 
 A scanning microscope reads the neurons one after the other. One usually takes all values of a scan as one frame. SBTT keeps
 the time of each. Both are trained on the same counts; the coherence between true and inferred rates says, at each frequency, how
-much of the rates is recovered. Writes docs/evidence_subframe.csv and figures/evidence_subframe.png. If it was stopped, the
+much of the rates is recovered. Writes docs/evidence/subframe.csv and subframe.png. If it was stopped, the
 same command resumes it.
 """
 
-import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
-from command_line import markdown_table, run, write_table
+from command_line import markdown_table, run, writable_folder
 from evaluation.baselines import smoothed_counts
 from evaluation.checkpoints import LOGS, training_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
-from experiments.trainings import evidence_folders, evidence_parser, mean_and_sd, train
-from plotting.style import BLUE, GREY, ORANGE, STYLE, save
+from experiments.trainings import evidence_parser, mean_and_sd, train, write_evidence
+from plotting.style import BLUE, GREY, ORANGE
 
 WAYS = {"SBTT": "none", "frames, interpolated": "interpolated"}
 SMOOTHING = {"kernel_sd": 3, "prior": 10}  # bins
@@ -62,7 +61,7 @@ def main() -> None:
     parser.add_argument("--data", type=str, default="lorenz_data.h5", help="Data file with true rates")
     parser.add_argument("--quick", action="store_true", help="One seed, one epoch, to see that it works")
     options = parser.parse_args()
-    out, figures = evidence_folders(options)
+    out = writable_folder(options.out, "--out")
     quick = ["--trainer.max_epochs", "1", "--model.refinement", "1"] if options.quick else []
     rows, frame_rates = [], {}
     n_seeds = 1 if options.quick else options.seeds
@@ -91,9 +90,7 @@ def main() -> None:
                         }
                         for f, c in zip(frequencies, coherence(true, rates), strict=True)
                     ]
-    write_table(out / "evidence_subframe.csv", rows)
-    with matplotlib.style.context(STYLE):
-        save(plot_coherence(rows, frame_rates), "evidence_subframe", figures)
+    write_evidence("subframe", rows, lambda: plot_coherence(rows, frame_rates), out)
     columns = {"way": [], "read in each bin": []} | {f"{f} Hz": [] for f in (1, 3, 5, 8)}
     for bandwidth in options.bandwidths:
         for way in (*WAYS, "smoothed spikes"):

@@ -2,28 +2,33 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.style
 import numpy as np
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
+from matplotlib.figure import Figure
 
-from command_line import FailedWork, InputError, command_parser, writable_folder
+from command_line import FailedWork, InputError, command_parser, write_table
 from evaluation.checkpoints import LOGS
+from plotting.style import STYLE, save
 from training.options import make_parser
 from training.runs import read_results
 
 
 def evidence_parser(description: str) -> ArgumentParser:
-    """Return a parser with the folders that a piece of evidence is written to: --out and --figures."""
+    """Return a parser with the folder that a piece of evidence is written to."""
     parser = command_parser(description)
-    parser.add_argument("--out", type=str, default="docs", help="Folder for the table")
-    parser.add_argument("--figures", type=str, default="figures", help="Folder for the figure")
+    parser.add_argument("--out", type=str, default="docs/evidence", help="Folder for table and figure")
     return parser
 
 
-def evidence_folders(options: Namespace) -> tuple[Path, Path]:
-    """Return the folders of the table and of the figure, made if necessary."""
-    return writable_folder(options.out, "--out"), writable_folder(options.figures, "--figures")
+def write_evidence(name: str, rows: list[dict], draw: Callable[[], Figure], out: Path) -> None:
+    """Write a table and its figure."""
+    write_table(out / f"{name}.csv", rows)
+    with matplotlib.style.context(STYLE):
+        save(draw(), name, out)
 
 
 def command(*words: str) -> None:

@@ -79,10 +79,10 @@ def test_the_evidence_for_inputs_is_gathered(tmp_path, call, commands_in_process
 
 def test_all_evidence_is_gathered_and_drawn(tmp_path, call, commands_in_process):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    done = call(tmp_path, "-m", "experiments.evidence", "--quick", "--out", "docs", "--figures", "figures")
+    done = call(tmp_path, "-m", "experiments.evidence", "--quick", "--out", "docs")
     assert (done.status, done.errors) == (0, "")
-    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == {f"evidence_{piece}" for piece in PIECES}
-    rows = {piece: read_table(tmp_path / "docs" / f"evidence_{piece}.csv") for piece in PIECES}
+    assert {path.stem for path in (tmp_path / "docs").glob("*.png")} == set(PIECES)
+    rows = {piece: read_table(tmp_path / "docs" / f"{piece}.csv") for piece in PIECES}
     assert {row["label"] for row in rows["patterns"]} == {"random", "staggered", "blocks", "fixed"}
     assert all(np.isfinite(float(row["r2_latents"])) for row in rows["patterns"])
     r2 = {(row["label"], row["bandwidth"]): float(row["r2"]) for row in rows["selective_loss"]}
@@ -93,7 +93,7 @@ def test_all_evidence_is_gathered_and_drawn(tmp_path, call, commands_in_process)
 
     # what a begun run was asked for counts, not what is asked for now
     (tmp_path / "lightning_logs" / "quick_default" / "config.yaml").write_text("seed_everything: 5")
-    done = call(tmp_path, "-m", "experiments.evidence", "--quick", "--out", "docs", "--figures", "figures")
+    done = call(tmp_path, "-m", "experiments.evidence", "--quick", "--out", "docs")
     assert (done.status, done.errors.count("\n")) == (2, 1)
     assert "lightning_logs/quick_default: was trained with other options" in done.errors
 
@@ -111,11 +111,11 @@ def test_the_evidence_for_transfer_is_of_other_conditions_and_the_same_neurons(t
 
 
 def test_calibration_asks_models_that_did_not_see_all(tmp_path, call, sweep):
-    done = call(tmp_path, "-m", "experiments.calibration", str(sweep[0]), "--out", "docs", "--figures", "figures")
+    done = call(tmp_path, "-m", "experiments.calibration", str(sweep[0]), "--out", "docs")
     assert (done.status, done.errors) == (0, "")
-    rows = read_table(tmp_path / "docs" / "evidence_calibration.csv")
+    rows = read_table(tmp_path / "docs" / "calibration.csv")
     assert [row["bandwidth"] for row in rows] == ["4", "2"]
-    assert (tmp_path / "figures" / "evidence_calibration.png").exists()
+    assert (tmp_path / "docs" / "calibration.png").exists()
     predicted, counted = calibration.reliability(np.arange(2400.0), np.repeat([0.0, 1.0], 1200))
     assert (np.diff(predicted) > 0).all()
     assert counted.tolist() == [0.0] * 6 + [1.0] * 6
