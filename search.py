@@ -11,13 +11,15 @@ import functools
 import math
 from pathlib import Path
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from command_line import FailedWork, InputError, expect, run, silence_lightning, write_table
 from train import check_by_building, train_level
-from training import options, runs
+from training import options, runs, terminal
 from training.cluster import connect, train_on_cluster
 from training.parallel import train_all
+from training.space import SPACE, Space, read_space, with_settings
 
 try:
     from training import search
@@ -31,7 +33,7 @@ def make_parser() -> ArgumentParser:
     parser.description = "Look for settings that suit a recording, by the held-out NLL."
     parser.usage = "search.py --data.path FILE --bandwidths N [--trials N] [--space FILE] [options of train.py]"
     parser.add_argument("--trials", type=int, default=30, help="Settings to try; the first is the recipe as it is")
-    parser.add_argument("--space", type=str, default=str(search.SPACE), help="YAML file: what to vary")
+    parser.add_argument("--space", type=str, default=str(SPACE), help="YAML file: what to vary")
     return parser
 
 
@@ -50,8 +52,10 @@ def of_one_training(config: Namespace) -> Namespace:
     """
     expect(config.trials >= 1, "--trials", config.trials, "at least 1")
     options.check_options(config)
-    trainings = options.choose_trainings(config, options.choose_bandwidths(config))
-    expect(len(trainings) == 1, "--bandwidths", config.bandwidths, "one bandwidth, and one of --seeds")
+    expect(not options.is_distributed(config), "--trainer.devices", config.trainer.devices, "1 in a search")
+    bandwidths = options.choose_bandwidths(config)
+    trainings = options.choose_trainings(config, bandwidths)
+    expect(len(trainings) == 1, "--bandwidths", " ".join(map(str, bandwidths)), "one bandwidth, and --seeds 1")
     training = options.config_of(of_train(config), *trainings[0])
     check_by_building(training)
     if training.trainer.check_val_every_n_epoch is not None:
@@ -59,30 +63,44 @@ def of_one_training(config: Namespace) -> Namespace:
     return training
 
 
-def look_for_settings(config: Namespace, training: Namespace, space: dict, run_dir: Path) -> None:
+def look_for_settings(config: Namespace, training: Namespace, space: Space, run_dir: Path) -> None:
     """Try settings; write trials.csv and best.yaml, and print the best.
 
     Raises:
-        FailedWork: no training came to its end.
+        FailedWork: no training came to its end, or a process was killed.
     """
     study = search.open_study(run_dir, config.seed_everything)
-    n_tried = search.begin(study)
-    numbers = range(n_tried, config.trials)
-    print(f"Trying {len(numbers)} settings at bandwidth {training.data.bandwidth} in {run_dir}\n")
-    print("setting   held-out NLL    time", flush=True)
-    arguments = {number: (training, run_dir, Path.cwd(), space, config.seed_everything + number) for number in numbers}
+    numbers = range(search.begin(study), config.trials)
+    show = terminal.ignore if config.quiet else functools.partial(print, flush=True)
+    show(f"Trying {len(numbers)} settings at bandwidth {training.data.bandwidth} in {run_dir}\n")
+    show("setting   held-out NLL    time")
+    gpus = options.choose_gpus(config, len(numbers))
+    arguments = {
+        number: (training, run_dir, Path.cwd(), space, config.seed_everything + number, gpu)
+        for number, gpu in zip(numbers, gpus, strict=True)
+    }
     try_setting = functools.partial(search.try_setting, train_level)
-    show = functools.partial(print, flush=True)
-    if config.cluster == "local":
-        train_all(try_setting, arguments, min(config.jobs, len(numbers)), show)
-    else:
-        train_on_cluster(try_setting, arguments, config.cluster, run_dir, show)
+    results = {}
+    if numbers and config.cluster == "local":
+        results = train_all(try_setting, arguments, min(config.jobs, len(numbers)), show)
+    elif numbers:
+        uses_gpus = options.may_use_gpus(config)
+        results = train_on_cluster(try_setting, arguments, None, config.cluster, run_dir, uses_gpus, show)
+    report(config, study, run_dir)
+    failed = [str(result) for result in results.values() if isinstance(result, FailedWork)]
+    if failed:
+        raise FailedWork(f"{failed[0]}; go on with: python search.py --resume {run_dir}")
+
+
+def report(config: Namespace, study: object, run_dir: Path) -> None:
+    """Write trials.csv and best.yaml, and print the best."""
     rows = search.table_of(study)
-    write_table(run_dir / "trials.csv", rows)
+    if rows:
+        write_table(run_dir / "trials.csv", rows)
     best = search.best_of(study)
     if best is None:
-        raise FailedWork(f"no training came to its end; {run_dir / 'trials.csv'} has the settings")
-    found = search.with_settings(of_train(config), best.params)
+        raise FailedWork(f"{run_dir}: no training came to its end")
+    found = with_settings(of_train(config), best.params)
     found.name, found.cluster = None, "local"
     runs.save_config(found, run_dir, "best.yaml")
     default = next((row["heldout_nll"] for row in rows if row["outcome"] == "default"), math.nan)
@@ -97,20 +115,29 @@ def main() -> None:
         raise InputError("Optuna is not installed; expected: pip install -r requirements-search.txt")
     parser = make_parser()
     config = parser.parse_args()
-    run_dir = None
+    run_dir, space_path = None, config.space
     if config.resume is not None:
         run_dir, config = runs.read_stopped_run(parser, config)
-    training, space = of_one_training(config), search.read_space(config.space, options.make_parser())
+        space_path = run_dir / "space.yaml"
+    training = of_one_training(config)
+    check = functools.partial(check_settings, training)
+    space = read_space(space_path, options.make_parser(), check)
     if config.cluster != "local":
         connect(config.cluster)
     if run_dir is None:
         run_dir = runs.make_run_dir(config.name)
         runs.save_config(config, run_dir, parser=parser)
+        (run_dir / "space.yaml").write_text(yaml.safe_dump(space))
     with runs.lock_folder(run_dir):
         try:
             look_for_settings(config, training, space, run_dir)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted; go on with: python search.py --resume {run_dir}") from None
+
+
+def check_settings(training: Namespace, settings: dict[str, object]) -> None:
+    """Raise InputError for settings that no model can have."""
+    check_by_building(with_settings(training, settings))
 
 
 if __name__ == "__main__":

@@ -72,13 +72,14 @@ def scores_of_smoothing(data: SpikeDataModule) -> tuple[float, float]:
 
 
 def r2_of_psth(data: SpikeDataModule) -> float:
-    """Return the R² of the mean over the training trials of a validation trial's condition, smoothed in time (PSTH).
+    """Return the R² of PSTHs: each validation trial is predicted by the smoothed mean over its condition's training trials.
 
-    Each neuron is smoothed with the settings that best predict its held-out counts. NaN if rates or labels are not known.
+    Each neuron is smoothed with the settings that best predict its held-out counts. NaN if rates or labels are not known, or
+    a condition is not in training.
     """
     spikes, heldout, rates = validation_trials(data)
     labels = [data.trials[split].condition for split in ("train", "valid")]
-    if rates is None or labels[0] is None or labels[1] is None:
+    if rates is None or labels[0] is None or labels[1] is None or not np.isin(labels[1], labels[0]).all():
         return math.nan
     training = data.datasets["train"][:].spikes
     names, indices = np.unique(labels[0], return_inverse=True)
@@ -97,7 +98,7 @@ def r2_of_psth(data: SpikeDataModule) -> float:
 
 
 def choose_settings(predict: Callable[..., Tensor], hidden: Tensor) -> Tensor:
-    """Return the number of the settings (neurons,), kernel and prior, whose predictions explain hidden counts (B, T, N) best."""
+    """Return for each neuron (N,) the index in SETTINGS that best predicts the hidden counts (B, T, N)."""
     predictions = (predict(*setting) for setting in SETTINGS)
     return torch.stack([(counts - hidden * counts.log()).nansum((0, 1)) for counts in predictions]).argmin(0)
 

@@ -33,8 +33,8 @@ def infer_arrays(
         float32 arrays: `rates` in spikes/s and `log_rates` (trials, time, neurons), `latents` (trials, time, hidden
         units), `initial_condition` (trials, hidden units) and, if the decoder has any, `inputs` (trials, time, input size).
     """
-    parts = []
-    for batch in torch.as_tensor(spikes, dtype=torch.float32).split(min(BATCH_SIZE, n_affordable(*spikes.shape[1:]))):
+    parts, n_together = [], min(BATCH_SIZE, n_affordable(*spikes.shape[1:], model.hparams.hidden_size))
+    for batch in torch.as_tensor(spikes, dtype=torch.float32).split(n_together):
         batch = batch.to(model.device, model.dtype)
         inferred = model.infer(batch)
         if model.hparams.input_size and inferred.inputs is None:  # the refined decoder runs without inputs

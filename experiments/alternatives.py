@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from command_line import InputError, markdown_table, run, writable_folder
+from command_line import InputError, expect, markdown_table, run, writable_folder
 from data import SpikeDataModule
 from evaluation.baselines import r2_of_psth, scores_of_smoothing
 from evaluation.checkpoints import LOGS, bandwidth_folder, find_checkpoints
@@ -100,6 +100,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=40, help="Iterations of its expectation-maximisation")
     options = parser.parse_args()
     out = writable_folder(options.out, "--out")
+    for name in ("factors", "trials", "iterations"):
+        expect(options[name] >= 1, f"--{name}", options[name], "at least 1")
     folders = {bandwidth_folder(bandwidth) for bandwidth in options.bandwidths}
     checkpoints = [path for path in find_checkpoints(options.runs) if folders & set(path.parts)]
     if not checkpoints:

@@ -1,4 +1,4 @@
-"""Ask models whether they know what they do not know: predicted against counted spikes, and how wide the posterior is.
+"""Measure the calibration of models: predicted against counted spikes, and errors against the width of the posterior.
 
 python -m experiments.calibration lightning_logs/evidence_default        two minutes
 python -m experiments.calibration                                        the pretrained models
@@ -109,7 +109,7 @@ def main() -> None:
         except InputError as error:
             print(f"left out: {error}")
     if not results:
-        raise InputError(f"{' '.join(options.runs)}: no model can be asked")
+        raise InputError(f"{' '.join(options.runs)}: expected a model of simulated data with unobserved neurons")
     results.sort(key=lambda result: (-result[0]["bandwidth"], result[0]["seed"]))
     rows = [row for row, _ in results]
     write_evidence("calibration", rows, lambda: plot_calibration(mean_over_seeds(results)), out)

@@ -1,6 +1,6 @@
 """Gather the evidence for SBTT on simulated data: what the selective loss is worth, how to sample, what is memory, what adapts.
 
-python -m experiments.evidence                       all pieces; two hours on two cores
+python -m experiments.evidence                       all pieces; an hour and a half on two cores
 python -m experiments.evidence --pieces patterns     one of them
 python -m experiments.evidence --quick               each in small, to see that it works
 
@@ -17,12 +17,12 @@ import h5py
 import numpy as np
 import torch
 
-from command_line import markdown_table, run, writable_folder
+from command_line import expect, markdown_table, run, writable_folder
 from evaluation.checkpoints import LOGS, bandwidth_folder, training_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
 from experiments.evidence_figures import plot_evidence
-from experiments.trainings import command, evidence_parser, mean_and_sd, train, write_evidence
+from experiments.trainings import check_truth, command, evidence_parser, mean_and_sd, train, write_evidence
 from modules.metrics import R2
 from plotting.latents import apply_map, fit_linear_map
 from recordings.hdf5 import read_latents
@@ -211,17 +211,16 @@ def main() -> None:
     parser.add_argument("--pieces", choices=list(PIECES), nargs="+", default=list(PIECES), help="Pieces of evidence")
     parser.add_argument("--seeds", type=int, default=3, help="Number of seeds")
     parser.add_argument("--data", type=str, default="lorenz_data.h5", help="Data of the first three pieces")
-    parser.add_argument(
-        "--bandwidths", type=int, nargs="+", default=DEMO_BANDWIDTHS, help="Numbers of observed neurons"
-    )
     parser.add_argument("--quick", action="store_true", help="One seed, one epoch, three bandwidths")
     options = parser.parse_args()
     out = writable_folder(options.out, "--out")
-    scale = Scale("evidence", options.data, options.bandwidths, options.seeds)
+    scale = Scale("evidence", options.data, DEMO_BANDWIDTHS, options.seeds)
     if options.quick:
         words = ("--trainer.max_epochs", "1", "--model.refinement", "0", "--trainer.logger", "false")
         scale = Scale("quick", "", [29, 10, 3], 1, words, ((5, 6, 3), (10, 12, 2)), (10, 8), (16,))
         scale = scale._replace(data=simulated(scale, "demonstration", 10, 5))
+    expect(options.seeds >= 1, "--seeds", options.seeds, "at least 1")
+    check_truth(scale.data)
     for piece in options.pieces:
         rows = gather(piece, scale)
         score, x_label = SCORE_OF.get(piece, "r2"), X_LABELS.get(piece, "neurons observed")

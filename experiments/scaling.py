@@ -1,12 +1,14 @@
-"""Measure time and memory of recordings of other sizes, on one thread: growth, and what is large.
+"""Measure time and memory for recordings of several sizes, on one thread.
 
 python -m experiments.scaling            half an hour; writes docs/scaling.csv
 python -m experiments.scaling --quick    two small sizes
 
-Counts are random: time and memory do not depend on them, except for what the refinement chooses. A few steps of the training, one
-epoch of each fit of the refinement, and each way to infer are timed. docs/scaling.md has the conclusions.
+Counts are random: time and memory do not depend on them, except for what the refinement chooses. A few steps of the training,
+two short refinements, and each way to infer are timed; the time of a whole training follows from these. docs/scaling.md has the
+conclusions.
 """
 
+import copy
 import multiprocessing
 import resource
 import tempfile
@@ -28,6 +30,7 @@ from training.options import N_STEPS, extension
 from training.refinement import MAX_TRIALS, refine
 
 N_TIMED = 10  # steps of the training that are timed, without the first two
+REFINEMENTS = 1, 4  # epochs of the two that are timed
 N_INFERRED = 64  # trials that are inferred
 
 
@@ -68,15 +71,13 @@ def write_random(path: Path, size: Size) -> None:
                 array[start : start + 1000] = rng.poisson(0.3, (min(1000, n_trials - start), *shape[1:]))
 
 
-def measure(size: Size, folder: str) -> dict[str, float]:
+def measure(size: Size, path: str) -> dict[str, float]:
     """Return seconds and memory of a recording of some size, in a process of its own."""
     torch.set_num_threads(1)
     silence_lightning()
     pl.seed_everything(0, verbose=False)
-    path = Path(folder) / "data.h5"
-    write_random(path, size)
     start = time.perf_counter()
-    data = SpikeDataModule(str(path))
+    data = SpikeDataModule(path)
     data.setup()
     row = size._asdict() | {"load_s": time.perf_counter() - start}
     model = SequentialAutoencoder(data.n_neurons, data.bin_width)
@@ -88,11 +89,13 @@ def measure(size: Size, folder: str) -> dict[str, float]:
     trainer.fit(model, data)
     row["step_s"] = float(np.diff(steps.times[1:]).mean())  # the first two warm up
     row["epoch_s"] = row["step_s"] * -(-size.trials // data.batch_size)
+    row["training_min"] = row["step_s"] * N_STEPS * extension(data, at_most=8) / 60
     row["training_gb"] = peak_memory()
     model.eval()
-    start = time.perf_counter()
-    refine(model, data.datasets["train"], n_epochs=1, seed=0)
-    row["refinement_s"] = time.perf_counter() - start
+    seconds = [seconds_to_refine(model, data, n_epochs) for n_epochs in REFINEMENTS]
+    each_epoch = (seconds[1] - seconds[0]) / (REFINEMENTS[1] - REFINEMENTS[0])
+    n_epochs = model.hparams.refinement * extension(data, at_most=2)
+    row["refinement_min"] = (seconds[0] + each_epoch * (n_epochs - REFINEMENTS[0])) / 60
     row["trials_in_table"] = min(size.trials, MAX_TRIALS, n_affordable(size.bins, size.neurons))
     spikes = data.datasets["valid"][:].spikes
     with torch.no_grad():
@@ -107,8 +110,15 @@ def measure(size: Size, folder: str) -> dict[str, float]:
                 model.infer(batch)
             row[f"infer_{prior}_ms"] = 1000 * (time.perf_counter() - start) / len(spikes)
     row["peak_gb"] = peak_memory()
-    row["training_min"] = row["step_s"] * N_STEPS * extension(data, at_most=8) / 60
     return row
+
+
+def seconds_to_refine(model: SequentialAutoencoder, data: SpikeDataModule, n_epochs: int) -> float:
+    """Return the seconds of a refinement of a copy of the model."""
+    model = copy.deepcopy(model)
+    start = time.perf_counter()
+    refine(model, data.datasets["train"], n_epochs, seed=0)
+    return time.perf_counter() - start
 
 
 def peak_memory() -> float:
@@ -126,7 +136,9 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     for size in QUICK if options.quick else SIZES:
         with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, context) as pool:
-            rows.append(pool.submit(measure, size, folder).result())
+            path = Path(folder) / "data.h5"
+            write_random(path, size)
+            rows.append(pool.submit(measure, size, str(path)).result())
         print("  ".join(f"{name} {value:.3g}" for name, value in rows[-1].items()), flush=True)
         write_table(out / "scaling.csv", rows)
     print(markdown_table({name.replace("_", " "): [f"{row[name]:.3g}" for row in rows] for name in rows[0]}))

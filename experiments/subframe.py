@@ -16,7 +16,7 @@ from evaluation.baselines import smoothed_counts
 from evaluation.checkpoints import LOGS, training_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
-from experiments.trainings import evidence_parser, mean_and_sd, train, write_evidence
+from experiments.trainings import check_truth, evidence_parser, mean_and_sd, train, write_evidence
 from plotting.style import BLUE, GREY, ORANGE
 
 WAYS = {"SBTT": "none", "frames, interpolated": "interpolated"}
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="One seed, one epoch, to see that it works")
     options = parser.parse_args()
     out = writable_folder(options.out, "--out")
+    check_truth(options.data)
     quick = ["--trainer.max_epochs", "1", "--model.refinement", "1"] if options.quick else []
     rows, frame_rates = [], {}
     n_seeds = 1 if options.quick else options.seeds

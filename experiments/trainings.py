@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 from matplotlib.figure import Figure
 
 from command_line import FailedWork, InputError, command_parser, write_table
+from data import SpikeDataModule
 from evaluation.checkpoints import LOGS
 from plotting.style import STYLE, save
 from training.options import make_parser
@@ -31,11 +32,17 @@ def write_evidence(name: str, rows: list[dict], draw: Callable[[], Figure], out:
         save(draw(), name, out)
 
 
+def check_truth(path: str) -> None:
+    """Raise InputError if a data file has no true rates."""
+    if SpikeDataModule(path).trials["valid"].rates is None:
+        raise InputError(f"--data {path}: has no valid_truth; expected simulated data")
+
+
 def command(*words: str) -> None:
-    """Print and run one of the repo's commands; raise FailedWork if it fails."""
+    """Print and run one of the repo's commands; raise InputError or FailedWork if it fails."""
     print(f"\npython {' '.join(words)}", flush=True)
-    if subprocess.run([sys.executable, *words]).returncode:
-        raise FailedWork(f"python {' '.join(words)} failed")
+    if status := subprocess.run([sys.executable, *words]).returncode:
+        raise (InputError if status == 2 else FailedWork)(f"python {' '.join(words)} failed")
 
 
 def train(name: str, words: list[str]) -> dict[tuple[int, int], dict[str, float]]:
@@ -53,7 +60,7 @@ def train(name: str, words: list[str]) -> dict[tuple[int, int], dict[str, float]
         InputError: the run was begun with other options.
     """
     words = ["--name", name, *words]
-    if (LOGS / name).exists():
+    if (LOGS / name / "config.yaml").exists():
         parser = make_parser()
         begun, asked = parser.parse_path(LOGS / name / "config.yaml"), parser.parse_args(words)
         asked.config, asked.jobs = begun.config, begun.jobs

@@ -22,7 +22,7 @@ from modules.prior import KernelDensity
 PRIOR_WIDTHS = {"shared": 0.0, "similar": 0.3, "own": 2.0}
 N_SAMPLES = 5000  # initial conditions that are drawn where trajectories are similar
 MAX_ENTRIES = (
-    100_000_000  # of log-rates (trials or trajectories, time, neurons): 0.4 GB, of which memory holds about ten
+    100_000_000  # of log-rates (trials or trajectories, time, neurons): 0.4 GB; memory holds about ten such arrays
 )
 N_NEAREST = 1  # reference trials from which the search for a trial's initial condition starts, beside its encoding
 ASCENT_STEPS, ASCENT_RATE = 60, 0.05  # of this search
@@ -38,9 +38,9 @@ class Inference(NamedTuple):
     inputs: Tensor | None = None  # (B, T, I) what drives the decoder at each bin, if anything does
 
 
-def n_affordable(n_bins: int, n_neurons: int) -> int:
+def n_affordable(n_bins: int, n_neurons: int, n_hidden: int = 0) -> int:
     """Return how many trials, or trajectories, a computation may take at a time to stay within MAX_ENTRIES."""
-    return max(1, MAX_ENTRIES // (n_bins * n_neurons))
+    return max(1, MAX_ENTRIES // (n_bins * max(n_neurons, n_hidden)))
 
 
 def clamp_log_likelihoods(log_likelihoods: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def explain_trials(model: nn.Module, spikes: Tensor, reference: Tensor, width: f
     spikes, n_bins = spikes.clone(), spikes.shape[1]  # a tensor of inference mode cannot have gradients
     prior = KernelDensity(reference, width)
     if 0 < width <= PRIOR_WIDTHS["similar"]:
-        reference = prior.sample(min(N_SAMPLES, n_affordable(*spikes.shape[1:])))
+        reference = prior.sample(min(N_SAMPLES, n_affordable(*spikes.shape[1:], reference.shape[1])))
     log_rates, latents = model.decode(reference, n_bins)
     if width <= PRIOR_WIDTHS["similar"]:
         return Inference(*mean_trajectories(posterior_weights(spikes, log_rates), log_rates, latents, reference))

@@ -29,7 +29,8 @@ def counts_sd(model: nn.Module, spikes: Tensor, inference: Inference, reference:
         reference: (J, H) initial conditions of reference trials.
         width: Width of the prior's kernels, as in `explain_trials`.
     """
-    spikes, n_bins, n_at_most = spikes.clone(), spikes.shape[1], n_affordable(*spikes.shape[1:])
+    spikes, n_bins = spikes.clone(), spikes.shape[1]
+    n_at_most = n_affordable(*spikes.shape[1:], reference.shape[1])
     prior = KernelDensity(reference, width)
     if width > PRIOR_WIDTHS["similar"]:
         n_together = max(1, min(N_TOGETHER, n_at_most // reference.shape[1]))

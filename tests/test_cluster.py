@@ -40,7 +40,9 @@ def test_a_folder_is_brought_back_where_the_file_system_is_not_shared(tmp_path, 
     monkeypatch.chdir(away)
     seen_from_there = home if is_shared else tmp_path / "only on the first machine"
     reports = Reports()
-    scores, packed = train_remotely(train_level, ("options", folder), seen_from_there, run, signature, begun, reports)
+    scores, packed = train_remotely(
+        train_level, ("options", folder), seen_from_there, run, signature, folder, begun, reports
+    )
     assert (scores, reports.last) == ({"lines": 1}, "written")
     assert bool(packed) != is_shared
     assert (away / folder).exists() != is_shared
@@ -58,9 +60,10 @@ def test_another_run_of_the_same_name_is_not_taken_for_this_one(tmp_path):
 
 def test_without_a_cluster_nothing_is_made(call, tmp_path, small_lorenz, monkeypatch):
     words = ["train.py", "--data.path", small_lorenz, *SMALL]
-    done = call(tmp_path, *words, "--cluster", "no such cluster")
-    assert (done.status, done.errors.count("\n")) == (2, 1)
-    assert "--cluster no such cluster: expected a Ray cluster there" in done.errors
+    for address in ("no such cluster", "127.0.0.1:1", "ray://127.0.0.1:1"):
+        done = call(tmp_path, *words, "--cluster", address)
+        assert (done.status, done.errors.count("\n")) == (2, 1)
+        assert f"--cluster {address}: expected a Ray cluster there" in done.errors
     done = call(tmp_path, *words, "--cluster", "auto", "--trainer.devices", "2")
     assert (done.status, "expected one process for each training" in done.errors) == (2, True)
     monkeypatch.setitem(sys.modules, "ray", None)

@@ -7,7 +7,10 @@ from conftest import SMALL
 
 import search as command
 from command_line import read_table
-from training.search import open_study, read_space
+from training.options import make_parser
+from training.search import open_study
+from training.space import SPACE as SPACE_FILE
+from training.space import read_space, suggest
 
 SPACE = {"model.hidden_size": [4, 8], "model.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}}
 
@@ -70,13 +73,13 @@ def test_a_training_that_is_worse_than_others_is_stopped(tmp_path):
     def train_level(config, folder, gpu, report) -> dict[str, float]:
         for epoch, nll in enumerate(config, start=1):
             report(Report("", epoch, 10, "", False, nll))
-            report(Report("", epoch, 10, "", True, nll))
+            report(Report("", epoch, 10, "", True, nll, epoch == len(config)))
         return {"heldout_nll": config[-1]}
 
-    assert train_one(train_level, [0.9, 0.8, 0.7], tmp_path, trial) == 0.7
-    assert trial.reported == (0.7, 3)
+    assert train_one(train_level, [0.9, 0.8, 1.2], tmp_path, None, trial) == 1.2, "the last is not compared"
+    assert trial.reported == (0.8, 2)
     with pytest.raises(Worse):
-        train_one(train_level, [0.9, 1.1, 0.7], tmp_path, trial)
+        train_one(train_level, [0.9, 1.1, 0.7], tmp_path, None, trial)
     assert trial.reported == (1.1, 2)
 
 
@@ -85,8 +88,13 @@ def test_a_training_that_is_worse_than_others_is_stopped(tmp_path):
     [
         ({"model.no_such": [1]}, "model.no_such cannot be 1"),
         ({"model.hidden_size": ["many"]}, "model.hidden_size cannot be many"),
+        ({"model.hidden_size": [0]}, "model.hidden_size cannot be 0"),
+        ({"model.dropout": {"low": 0.0, "high": 3.0}}, "model.dropout cannot be 3.0"),
+        ({"model.weight_decay": {"low": None, "high": 3.0}}, "expected numbers"),
+        ({"data.bandwidth": [2, 3]}, "data.bandwidth cannot be varied"),
+        ({"seed_everything": [2, 3]}, "seed_everything cannot be varied"),
         ({"model.dropout": {"low": 0.1}}, "expected a list, or low and high"),
-        ({"model.dropout": {"low": 0.3, "high": 0.1}}, "expected low < high"),
+        ({"model.dropout": {"low": 0.3, "high": 0.1}}, "low < high"),
         ({"model.dropout": {"low": 0.0, "high": 0.1, "log": True}}, "low > 0 if log"),
         ([], "expected options and their values"),
     ],
@@ -114,8 +122,25 @@ def test_other_mistakes_are_said_in_one_line(call, tmp_path, words, monkeypatch)
     assert not (tmp_path / "lightning_logs").exists()
 
 
-def test_the_space_of_the_repo_can_be_read():
-    from training.options import make_parser
-    from training.search import SPACE as path
+def test_values_are_read_as_the_parser_reads_them(tmp_path):
+    (tmp_path / "space.yaml").write_text("model.dropout: {low: 1e-3, high: 1e-1}\nmodel.hidden_size: {low: 8, high: 9}")
+    space = read_space(tmp_path / "space.yaml", make_parser(), lambda settings: None)
+    assert space["model.dropout"] == {"low": 0.001, "high": 0.1}
+    trial = optuna.create_study().ask()
+    settings = suggest(trial, space)
+    assert settings["model.hidden_size"] in (8, 9)
+    assert 0.001 <= settings["model.dropout"] <= 0.1
 
-    assert "model.learning_rate" in read_space(str(path), make_parser())
+
+def test_the_space_of_the_repo_can_be_read():
+    assert "model.learning_rate" in read_space(SPACE_FILE, make_parser(), lambda settings: None)
+
+
+def test_a_search_that_has_ended_says_its_result_again(call, tmp_path, words):
+    call(tmp_path, *words, "--trials", "1")
+    run = tmp_path / "lightning_logs" / "found"
+    (run / "best.yaml").unlink()
+    done = call(tmp_path, "search.py", "--resume", str(run), "--jobs", "1")
+    assert (done.status, done.errors) == (0, "")
+    assert "Trying 0 settings" in done.output
+    assert (run / "best.yaml").exists()

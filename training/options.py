@@ -165,15 +165,15 @@ def as_list(value: object) -> list:
     return [] if value is None else list(value) if isinstance(value, list) else [value]
 
 
+def may_use_gpus(config: Namespace) -> bool:
+    """Return whether the options let a training choose a GPU."""
+    return config.trainer.devices == "auto" and config.trainer.accelerator in ("auto", "gpu", "cuda")
+
+
 def choose_gpus(config: Namespace, n_trainings: int) -> list[int | None]:
     """Return the index of a GPU for each training, in turn. None: there is no GPU, or options or the cluster choose it."""
     n_gpus = torch.cuda.device_count()
-    if (
-        n_gpus == 0
-        or config.cluster != "local"
-        or config.trainer.devices != "auto"
-        or config.trainer.accelerator not in ("auto", "gpu", "cuda")
-    ):
+    if n_gpus == 0 or config.cluster != "local" or not may_use_gpus(config):
         return [None] * n_trainings
     return [index % n_gpus for index in range(n_trainings)]
 

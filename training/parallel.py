@@ -52,7 +52,7 @@ def train_all(
                 for reader in ready:
                     if reader is not ended:
                         show(reader.recv())
-        except KeyboardInterrupt:
+        except BaseException:  # Ctrl-C, or a terminal that is gone
             for worker in multiprocessing.active_children():
                 worker.kill()
             raise

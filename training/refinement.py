@@ -165,7 +165,7 @@ def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: i
     Returns:
         The SBTT loss (nats per held-out count of the training trials) of each way to infer that was tried.
     """
-    n_trials = min(len(trials), MAX_TRIALS, n_affordable(*trials[0].spikes.shape))
+    n_trials = min(len(trials), MAX_TRIALS, n_affordable(*trials[0].spikes.shape, model.hparams.hidden_size))
     rows = torch.linspace(0, len(trials) - 1, n_trials).long()
     parts = rows.split(MAX_BATCH_SIZE)
     has_heldout = torch.cat([trials[part].heldout.flatten(1).any(1) for part in parts])

@@ -1,4 +1,4 @@
-"""A search for settings: what it varies, Optuna's study, and a training with what the study suggests."""
+"""A search for settings: Optuna's study, and a training with what the study suggests."""
 
 import itertools
 import math
@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import optuna
-import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -17,48 +16,21 @@ from command_line import FailedWork, InputError
 from data import SpikeDataModule
 from training import options
 from training.parallel import Scores
+from training.space import Space, suggest, with_settings
 from training.terminal import Report
 
-SPACE = Path(__file__).parent.parent / "configs" / "search.yaml"
 N_VALIDATIONS = 5  # of each training, to compare it with others while it runs
 N_FIRST = 8  # trainings that are neither stopped early nor chosen by the results of others
-Space = dict[str, list | dict]  # option: its values, or `low`, `high` and `log`
 
 
 class Worse(FailedWork):
     """A training that was stopped because others were better at the same moment."""
 
 
-def read_space(path: str, parser: ArgumentParser) -> Space:
-    """Return what a search varies.
-
-    Raises:
-        InputError: the file cannot be read, or it names an unknown option or a wrong value.
-    """
-    try:
-        space = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--space {path}: {error}; expected a YAML file like configs/search.yaml") from None
-    if not isinstance(space, dict) or not space:
-        raise InputError(f"--space {path}: expected options and their values, as in configs/search.yaml")
-    for name, values in space.items():
-        is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= {"low", "high", "log"}
-        if not is_range and not (isinstance(values, list) and values):
-            raise InputError(f"--space {path}: {name} is {values}; expected a list, or low and high")
-        for value in [values["low"], values["high"]] if is_range else values:
-            try:
-                parser.parse_object({name: value})
-            except Exception as error:
-                raise InputError(f"--space {path}: {name} cannot be {value}; {str(error).splitlines()[-1]}") from None
-        if is_range and not (values["low"] < values["high"] and (values["low"] > 0 or not values.get("log"))):
-            raise InputError(f"--space {path}: {name} is {values}; expected low < high, and low > 0 if log")
-    return space
-
-
 def epochs_between_validations(config: Namespace) -> int:
     """Return after how many epochs a training is validated, so that it is compared with others a few times."""
     data = SpikeDataModule(**config.data, seed=config.seed_everything)
-    return math.ceil((options.choose_epochs(config.trainer, data) or N_VALIDATIONS) / N_VALIDATIONS)
+    return max(1, math.ceil((options.choose_epochs(config.trainer, data) or N_VALIDATIONS) / N_VALIDATIONS))
 
 
 def open_study(run_dir: Path, seed: int) -> optuna.Study:
@@ -74,7 +46,7 @@ def open_study(run_dir: Path, seed: int) -> optuna.Study:
 
 
 def begin(study: optuna.Study) -> int:
-    """Prepare a study for its next trainings, and return how many there were.
+    """Prepare a study for its next trainings, and return how many have ended.
 
     The first is the recipe as it is. Those that were stopped in the middle come next.
     """
@@ -84,18 +56,6 @@ def begin(study: optuna.Study) -> int:
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
     return sum(trial.state.is_finished() and "seconds" in trial.user_attrs for trial in study.get_trials())
-
-
-def suggest(trial: optuna.Trial, space: Space) -> dict[str, object]:
-    """Return the settings of a training. None are varied in the first, which is the recipe as it is."""
-    if trial.user_attrs.get("is_default"):
-        return {}
-    return {
-        name: trial.suggest_categorical(name, values)
-        if isinstance(values, list)
-        else trial.suggest_float(name, values["low"], values["high"], log=values.get("log", False))
-        for name, values in space.items()
-    }
 
 
 def best_of(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
@@ -121,14 +81,6 @@ def table_of(study: optuna.Study) -> list[dict[str, object]]:
     return [{name: row.get(name, "") for name in names} for row in rows]
 
 
-def with_settings(config: Namespace, settings: dict[str, object]) -> Namespace:
-    """Return the options of a training with some of them set."""
-    config = config.clone()
-    for name, value in settings.items():
-        config[name] = value
-    return config
-
-
 def try_setting(
     train_level: Callable[..., Scores],
     config: Namespace,
@@ -136,6 +88,7 @@ def try_setting(
     home: Path,
     space: Space,
     seed: int,
+    gpu: int | None,
     send: Callable[[str], None],
 ) -> Scores:
     """Train with settings that a study suggests, and tell it what came out.
@@ -147,6 +100,7 @@ def try_setting(
         home: Folder that the search was started in.
         space: What to vary.
         seed: Of the suggestion.
+        gpu: Index of the GPU to train on.
         send: Called with a line about the training.
 
     Raises:
@@ -156,15 +110,15 @@ def try_setting(
         raise InputError(f"--cluster: a machine does not see {home / run_dir}; expected a shared file system")
     study = open_study(run_dir, seed)
     trial = study.ask()
-    settings = suggest(trial, space)
+    settings = {} if trial.user_attrs.get("is_default") else suggest(trial, space)
     start = time.perf_counter()
     state, nll = TrialState.COMPLETE, None
     try:
-        nll = train_one(train_level, with_settings(config, settings), run_dir, trial)
+        nll = train_one(train_level, with_settings(config, settings), run_dir, gpu, trial)
         outcome = f"{nll:.4f}"
     except Worse:
         state, outcome = TrialState.PRUNED, "stopped early"
-    except FailedWork as error:
+    except (FailedWork, InputError) as error:  # an option may be wrong beside others
         state, outcome = TrialState.FAIL, f"failed: {error}"
     trial.set_user_attr("seconds", time.perf_counter() - start)
     study.tell(trial, nll, state)
@@ -173,7 +127,9 @@ def try_setting(
     return {}
 
 
-def train_one(train_level: Callable[..., Scores], config: Namespace, run_dir: Path, trial: optuna.Trial) -> float:
+def train_one(
+    train_level: Callable[..., Scores], config: Namespace, run_dir: Path, gpu: int | None, trial: optuna.Trial
+) -> float:
     """Train one setting and return its held-out NLL.
 
     Raises:
@@ -182,12 +138,12 @@ def train_one(train_level: Callable[..., Scores], config: Namespace, run_dir: Pa
     validations = itertools.count(1)
 
     def compare(report: Report) -> None:
-        if report.is_validated and report.epoch != report.n_epochs:
+        if report.is_validated and not report.is_last:
             trial.report(report.heldout_nll, next(validations))
             if trial.should_prune():
                 raise Worse
 
-    scores = train_level(config, run_dir / f"setting_{trial.number + 1:03}", None, compare)
+    scores = train_level(config, run_dir / f"setting_{trial.number + 1:03}", gpu, compare)
     if not math.isfinite(scores["heldout_nll"]):
         raise FailedWork("the held-out NLL is not a number")
     return scores["heldout_nll"]

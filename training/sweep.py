@@ -49,7 +49,9 @@ def train_run(
         if config.cluster == "local":
             trained = train_all(train_level, arguments, n_jobs, show)
         else:
-            trained = train_on_cluster(train_level, arguments, config.cluster, run_dir, show)
+            folders = {training: folder for training, (_, folder, _) in arguments.items()}
+            place = config.cluster, run_dir, options.may_use_gpus(config)
+            trained = train_on_cluster(train_level, arguments, folders, *place, show)
     if not runs.is_main_process():
         return
     failed = {training: error for training, error in trained.items() if isinstance(error, FailedWork)}
@@ -73,5 +75,5 @@ def read_trained(config: Namespace, run_dir: Path) -> dict[tuple[int, int], dict
 
 
 def seed_of(config: Namespace, folder: Path) -> int | None:
-    """Return the seed of a training; None if its run has no other."""
+    """Return the seed in the name of a training's folder; None if its run has only one seed."""
     return config.seed_everything if folder.name == f"seed_{config.seed_everything}" else None

@@ -21,6 +21,7 @@ class Report(NamedTuple):
     score: str  # at the last validation
     is_validated: bool  # after this epoch
     heldout_nll: float = math.nan  # at the last validation, of the encoder alone
+    is_last: bool = False  # the training has ended
 
 
 Send = Callable[[Report], None]
@@ -68,7 +69,8 @@ class ReportProgress(Callback):
     def send(self, trainer: pl.Trainer, epoch: int, n_epochs: int | None = None) -> None:
         if trainer.is_global_zero:
             n_epochs = n_epochs or total_epochs(trainer)
-            self.report(Report(self.training, epoch, n_epochs, self.score, self.is_validated, self.heldout_nll))
+            scores = self.score, self.is_validated, self.heldout_nll
+            self.report(Report(self.training, epoch, n_epochs, *scores, trainer.should_stop))
         self.is_validated = False
 
 
