@@ -189,6 +189,12 @@ def hold_out_conditions(trials: dict[str, Trials], path: str | Path) -> dict[str
     }
 
 
+def has_new_conditions(trials: dict[str, Trials]) -> bool:
+    """Return whether the validation trials are all of conditions that are not in training. False if labels are not known."""
+    train, valid = (trials[split].condition for split in SPLITS)
+    return train is not None and valid is not None and not np.isin(valid, train).any()
+
+
 def read_latents(path: str | Path, n_trials: int) -> dict[str, np.ndarray] | None:
     """Return the true latents (trials, time, dimensions) of the first `n_trials` of each split, None where not known.
 

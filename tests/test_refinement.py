@@ -1,7 +1,9 @@
 """The refinement at the end of a training: what it finds out about the data, and what it gains."""
 
+import copy
 import math
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -12,6 +14,7 @@ from model import SequentialAutoencoder, sbtt_loss
 from modules.coordinated_dropout import mask_missing
 from modules.posterior import leave_one_out_loss
 from modules.readout import rank
+from recordings.hdf5 import has_new_conditions
 from simulate import simulate
 from training.refinement import Candidate, fit, refine, weights_of
 
@@ -34,7 +37,7 @@ def score(model: SequentialAutoencoder, data: SpikeDataModule) -> dict[str, floa
 
 def test_trials_that_repeat_share_trajectories_and_are_inferred_better(small_lorenz):
     model, data = train(small_lorenz, bandwidth=4, epochs=40)
-    before = score(model, data)
+    before, for_new = score(model, data), copy.deepcopy(model)
     tried = refine(model, data.datasets["train"], n_epochs=30, seed=0)
     after = score(model, data)
     assert min(tried, key=tried.__getitem__) == f"shared_{rank(model.readout)}_factors"
@@ -43,6 +46,19 @@ def test_trials_that_repeat_share_trajectories_and_are_inferred_better(small_lor
     assert len(model.reference) == len(data.datasets["train"])
     assert after["valid/r2"] > before["valid/r2"] + 0.03
     assert after["valid/heldout_nll"] < before["valid/heldout_nll"]
+
+    # for conditions that are not in training, the same model, but each trial has a trajectory of its own
+    refine(for_new, data.datasets["train"], n_epochs=30, seed=0, for_new_conditions=True)
+    assert for_new.prior == "own"
+    assert torch.equal(for_new.readout.weight, model.readout.weight)
+
+
+def test_conditions_are_new_if_none_is_in_training(data_arrays, write_file):
+    for valid, are_new in (([7, 8] * 6, True), ([7, 2] * 6, False), ([0, 1] * 6, False)):
+        data = SpikeDataModule(write_file(data_arrays | {"valid_condition": np.array(valid)}))
+        assert has_new_conditions(data.trials) == are_new
+    del data_arrays["valid_condition"]
+    assert not has_new_conditions(SpikeDataModule(write_file(data_arrays)).trials)
 
 
 def test_trials_that_do_not_repeat_have_trajectories_of_their_own(tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from command_line import FailedWork, atomic_write
 from data import mix_seeds
+from recordings.hdf5 import has_new_conditions
 from training.refinement import refine
 
 
@@ -78,7 +79,8 @@ class RefineAndValidateAtTheEnd(Callback):
         """Refine the model in the main process, and give the result to the others. Log what it tried."""
         if trainer.is_global_zero:
             model.eval()
-            tried = refine(model, trainer.train_dataloader.dataset, self.n_epochs, self.seed)
+            is_new = has_new_conditions(trainer.datamodule.trials)
+            tried = refine(model, trainer.train_dataloader.dataset, self.n_epochs, self.seed, is_new)
             model.train()
             scores = {f"refinement/heldout_nll_{name}": score for name, score in tried.items()}
             for logger in trainer.loggers:

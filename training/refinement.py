@@ -153,7 +153,9 @@ def fit_driven(
     return start._replace(weights=weights_of(model))
 
 
-def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: int) -> dict[str, float]:
+def refine(
+    model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: int, for_new_conditions: bool = False
+) -> dict[str, float]:
     """Refine a trained model in place, in the way that best predicts held-out counts of training trials.
 
     Args:
@@ -161,6 +163,8 @@ def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: i
         trials: The training trials, some of them with held-out counts.
         n_epochs: Epochs of each fit.
         seed: Seed of the fits.
+        for_new_conditions: The model is to infer conditions that are not in training. Then the trajectories that training
+            trials share still teach the decoder, but each new trial gets one of its own.
 
     Returns:
         The SBTT loss (nats per held-out count of the training trials) of each way to infer that was tried.
@@ -211,5 +215,7 @@ def refine(model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: i
     if has_inputs:
         driven = fit_driven(model, whole, trials, rows, n_epochs * DRIVEN_STEPS, seed)
         least, best = better(driven, DRIVEN_MARGIN)
+    if for_new_conditions and best.prior in ("shared", "similar"):
+        best = best._replace(prior="own")
     best.install(model)
     return tried
