@@ -111,11 +111,8 @@ def transfer(scale: Scale) -> Iterator[Training]:
     pretrained = f"{scale.name}_pretrained"
     train(pretrained, ["--data.path", half, "--bandwidths", str(all_neurons), *scale.words])
     checkpoint = str(LOGS / pretrained / bandwidth_folder(all_neurons) / "best.ckpt")
-    ways = {
-        "from scratch": [],
-        "adapted": ["--init_from", checkpoint, "--model.learning_rate", "1e-2"],
-        "generator frozen": ["--init_from", checkpoint, "--freeze", "generator"],
-    }
+    start = ["--init_from", checkpoint, "--model.learning_rate", "1e-2"]
+    ways = {"from scratch": [], "adapted": start, "generator frozen": [*start, "--freeze", "generator"]}
     for n_trials in scale.n_trials:
         path = divide(scale, pool, f"{n_trials}_trials", slice(1, None, 2), n_trials)
         for way, words in ways.items():

@@ -50,6 +50,7 @@ def test_a_training_starts_where_the_other_ended(call, tmp_path, trained, small_
             ["--init_from", "TRAINED", "--init_parts", "encoder", "--freeze", "generator"],
             "--freeze generator: expected parts",
         ),
+        (["--init_from", "TRAINED", "--freeze", "generator", "encoder"], "expected a part that is left to train"),
         (["--freeze", "generator"], "expected --init_from CHECKPOINT beside it"),
     ],
 )

@@ -20,10 +20,12 @@ def start_from(model: SequentialAutoencoder, checkpoint: str, keep: list[Part], 
         freeze: Parts that the training must not change.
 
     Raises:
-        InputError: a checkpoint that cannot be read or does not fit the model, or a frozen part that is not kept.
+        InputError: a checkpoint that cannot be read or does not fit the model, a frozen part that is not kept, or nothing to train.
     """
     if not set(freeze) <= set(keep):
         raise InputError(f"--freeze {' '.join(freeze)}: expected parts that --init_parts keeps: {' '.join(keep)}")
+    if set(freeze) == set(MODULES):
+        raise InputError(f"--freeze {' '.join(freeze)}: expected a part that is left to train")
     trained, _ = load_checkpoint(checkpoint)
     for name in ("n_neurons", "n_heldin", "hidden_size", "input_size"):
         if trained.hparams.get(name) != model.hparams.get(name):
