@@ -1,7 +1,7 @@
 """Compare with what one would take instead, on the same masked counts: smoothing, PSTHs, a dynamic factor model (statsmodels).
 
 pip install -r requirements-evidence.txt
-python -m experiments.alternatives lightning_logs/evidence_default       half an hour on two cores
+python -m experiments.alternatives lightning_logs/evidence_default --bandwidths 29 10 5 2      a quarter of an hour on two cores
 python -m experiments.alternatives --bandwidths 5                        of the pretrained models, in a minute
 
 lightning_logs/evidence_default is what experiments.evidence trains first, with three seeds. Each method gets the same masked counts.
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from command_line import InputError, expect, markdown_table, run, writable_folder
+from command_line import InputError, expect, markdown_table, run, silence_lightning, writable_folder
 from data import SpikeDataModule
 from evaluation.baselines import r2_of_psth, scores_of_smoothing
 from evaluation.checkpoints import LOGS, bandwidth_folder, find_checkpoints
@@ -79,6 +79,7 @@ def r2_of_factor_model(data: SpikeDataModule, n_factors: int, n_trials: int, n_i
 def compare(checkpoint: Path, n_factors: int, n_trials: int, n_iterations: int) -> list[dict]:
     """Return a row for each method on the masked validation trials of a checkpoint."""
     torch.set_num_threads(1)
+    silence_lightning()
     model, data = load_model_and_data(checkpoint)
     if data.trials["valid"].rates is None:
         raise InputError(f"{data.hparams.path}: has no true rates; expected a simulated data set")
@@ -96,7 +97,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=str, default=[str(LOGS / "pretrained")], help="Runs or checkpoints")
     parser.add_argument("--bandwidths", type=int, nargs="+", default=DEMO_BANDWIDTHS, help="Neurons observed")
     parser.add_argument("--factors", type=int, default=4, help="Factors of the dynamic factor model")
-    parser.add_argument("--trials", type=int, default=300, help="Training trials that it is fitted to")
+    parser.add_argument("--trials", type=int, default=200, help="Training trials that it is fitted to")
     parser.add_argument("--iterations", type=int, default=40, help="Iterations of its expectation-maximisation")
     options = parser.parse_args()
     out = writable_folder(options.out, "--out")
