@@ -36,7 +36,7 @@ def coherence(true: np.ndarray, inferred: np.ndarray) -> np.ndarray:
 
 
 def plot_coherence(rows: list[dict], frame_rates: dict[int, float]) -> Figure:
-    """Plot coherence against frequency, a panel for each bandwidth: the mean over seeds."""
+    """Plot coherence against frequency, a panel for each bandwidth: the mean over seeds, and each seed as a thin line."""
     figure = Figure(figsize=(3.4 * len(frame_rates) + 0.4, 3.4))
     looks = dict(zip([*WAYS, "smoothed spikes"], [(BLUE, "-"), (ORANGE, "--"), (GREY, "-.")], strict=True))
     panels = figure.subplots(1, len(frame_rates), sharey=True, squeeze=False)[0]
@@ -44,13 +44,13 @@ def plot_coherence(rows: list[dict], frame_rates: dict[int, float]) -> Figure:
         for way, (colour, dashes) in looks.items():
             of_way = [row for row in rows if row["way"] == way and row["bandwidth"] == bandwidth]
             frequencies = sorted({row["frequency"] for row in of_way})
-            means = [np.mean([row["coherence"] for row in of_way if row["frequency"] == f]) for f in frequencies]
-            axes.plot(frequencies, means, dashes, color=colour, label=way)
-        axes.axvline(frame_rate / 2, color=GREY, lw=0.6, ls=":")
-        axes.text(frame_rate / 2, 1.0, " half the frame rate", fontsize=7, va="top")
+            seeds = [[row["coherence"] for row in of_way if row["frequency"] == f] for f in frequencies]
+            axes.plot(frequencies, seeds, "-", color=colour, lw=0.5, alpha=0.5)
+            axes.plot(frequencies, np.mean(seeds, axis=1), dashes, color=colour, label=way)
+        axes.axvline(frame_rate / 2, color=GREY, lw=0.6, ls=":", label="half the frame rate")
         axes.set(xlabel="frequency (Hz)", title=f"{bandwidth} neurons read in each bin", ylim=(0, 1.02), xlim=(0, 15))
     panels[0].set_ylabel("coherence of true and inferred rates")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
