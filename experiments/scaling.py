@@ -1,6 +1,6 @@
-"""Measure time and memory for recordings of several sizes, on one thread.
+"""Measure CPU time and memory for recordings of several sizes, on one thread.
 
-python -m experiments.scaling            half an hour; writes docs/scaling.csv
+python -m experiments.scaling            ten minutes; writes docs/scaling.csv
 python -m experiments.scaling --quick    two small sizes
 
 Counts are random: time and memory do not depend on them, except for what the refinement chooses. A few steps of the training,
@@ -50,13 +50,13 @@ QUICK = [Size(trials=60), Size(trials=60, neurons=60)]
 
 
 class StepTimes(pl.Callback):
-    """Note when each step of a training ended."""
+    """Note the CPU time at the end of each step of a training."""
 
     def __init__(self) -> None:
         self.times = []
 
     def on_train_batch_end(self, *_: object) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(time.process_time())
 
 
 def write_random(path: Path, size: Size) -> None:
@@ -72,14 +72,14 @@ def write_random(path: Path, size: Size) -> None:
 
 
 def measure(size: Size, path: str) -> dict[str, float]:
-    """Return seconds and memory of a recording of some size, in a process of its own."""
+    """Return CPU seconds and memory of a recording of some size, in a process of its own."""
     torch.set_num_threads(1)
     silence_lightning()
     pl.seed_everything(0, verbose=False)
-    start = time.perf_counter()
+    start = time.process_time()
     data = SpikeDataModule(path)
     data.setup()
-    row = size._asdict() | {"load_s": time.perf_counter() - start}
+    row = size._asdict() | {"load_s": time.process_time() - start}
     model = SequentialAutoencoder(data.n_neurons, data.bin_width)
     steps = StepTimes()
     trainer = pl.Trainer(
@@ -105,20 +105,20 @@ def measure(size: Size, path: str) -> dict[str, float]:
                 reference[: 0 if prior == "encoder" else None],
                 PRIOR_WIDTHS.get(prior, 0.0),
             )
-            start = time.perf_counter()
+            start = time.process_time()
             for batch in spikes.split(min(N_INFERRED, n_affordable(size.bins, size.neurons))):
                 model.infer(batch)
-            row[f"infer_{prior}_ms"] = 1000 * (time.perf_counter() - start) / len(spikes)
+            row[f"infer_{prior}_ms"] = 1000 * (time.process_time() - start) / len(spikes)
     row["peak_gb"] = peak_memory()
     return row
 
 
 def seconds_to_refine(model: SequentialAutoencoder, data: SpikeDataModule, n_epochs: int) -> float:
-    """Return the seconds of a refinement of a copy of the model."""
+    """Return the CPU seconds of a refinement of a copy of the model."""
     model = copy.deepcopy(model)
-    start = time.perf_counter()
+    start = time.process_time()
     refine(model, data.datasets["train"], n_epochs, seed=0)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def peak_memory() -> float:
