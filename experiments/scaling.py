@@ -95,7 +95,8 @@ def measure(size: Size, path: str) -> dict[str, float]:
     seconds = [seconds_to_refine(model, data, n_epochs) for n_epochs in REFINEMENTS]
     each_epoch = (seconds[1] - seconds[0]) / (REFINEMENTS[1] - REFINEMENTS[0])
     n_epochs = model.hparams.refinement * extension(data, at_most=2)
-    row["refinement_min"] = (seconds[0] + each_epoch * (n_epochs - REFINEMENTS[0])) / 60
+    minutes = (seconds[0] + each_epoch * (n_epochs - REFINEMENTS[0])) / 60
+    row["refinement_min"] = minutes if each_epoch > 0 else np.nan  # they tried different numbers of factors
     row["trials_in_table"] = min(size.trials, MAX_TRIALS, n_affordable(size.bins, size.neurons))
     spikes = data.datasets["valid"][:].spikes
     with torch.no_grad():

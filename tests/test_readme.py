@@ -119,7 +119,8 @@ def test_the_repository_stays_small():
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", *(f"docs/{name}.md" for name in ("tour", "recipe", "notebook", "recordings"))]
+    "document",
+    ["README.md", *(f"docs/{name}.md" for name in ("tour", "recipe", "notebook", "recordings", "evidence", "scaling"))],
 )
 def test_linked_files_exist(document):
     text = (ROOT / document).read_text(encoding="utf-8")
