@@ -75,7 +75,8 @@ def under_slurm(rank: int, port: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
 def test_a_launcher_may_start_the_two_processes(call, tmp_path, gaps, launcher):
-    words = ["--data.path", str(gaps), "--bandwidths", "9", *SMALL, *SAME, "--trainer.max_epochs", "2"]
+    words = ["--data.path", str(gaps), "--bandwidths", "9", *SMALL, *SAME, "--trainer.max_epochs=2"]
+    words += ["--trainer.logger=false"]
     command = [TRAIN, *words, *TWO, "--data.batch_size", "16", "--name", "two"]
     port = free_port()
     if launcher == "torchrun":
