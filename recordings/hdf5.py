@@ -190,9 +190,14 @@ def hold_out_conditions(trials: dict[str, Trials], path: str | Path) -> dict[str
 
 
 def has_new_conditions(trials: dict[str, Trials]) -> bool:
-    """Return whether the validation trials are all of conditions that are not in training. False if labels are not known."""
+    """Return whether conditions repeat in training and validation trials are all of others. False if labels are not known.
+
+    If no condition repeats in training, training trials are as new to each other as validation trials are to them.
+    """
     train, valid = (trials[split].condition for split in SPLITS)
-    return train is not None and valid is not None and not np.isin(valid, train).any()
+    if train is None or valid is None:
+        return False
+    return len(np.unique(train)) < len(train) and not np.isin(valid, train).any()
 
 
 def read_latents(path: str | Path, n_trials: int) -> dict[str, np.ndarray] | None:

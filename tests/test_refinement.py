@@ -57,6 +57,8 @@ def test_conditions_are_new_if_none_is_in_training(data_arrays, write_file):
     for valid, are_new in (([7, 8] * 6, True), ([7, 2] * 6, False), ([0, 1] * 6, False)):
         data = SpikeDataModule(write_file(data_arrays | {"valid_condition": np.array(valid)}))
         assert has_new_conditions(data.trials) == are_new
+    once = {"train_condition": np.arange(24), "valid_condition": np.arange(24, 36)}
+    assert not has_new_conditions(SpikeDataModule(write_file(data_arrays | once)).trials), "no condition repeats"
     del data_arrays["valid_condition"]
     assert not has_new_conditions(SpikeDataModule(write_file(data_arrays)).trials)
 
