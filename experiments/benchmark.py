@@ -1,6 +1,6 @@
 """Measure our recipe beside the published one and beside bare GRUs, on this machine, in one run.
 
-python -m experiments.benchmark --quick      epoch times at two bandwidths, in two minutes
+python -m experiments.benchmark --quick      epoch times at two bandwidths, in a minute
 python -m experiments.benchmark              all eight, in 20 minutes; writes docs/benchmark.csv
 
 Both recipes are trained at each bandwidth until they reach the published R², validated every 10 epochs; ours with three
@@ -195,7 +195,7 @@ def main() -> None:
     out = writable_folder(options.out, "--out")
     published = read_published()
     targets = {n: published[n]["valid_r2"] for n in ([29, 5] if options.quick else published)}
-    flags = ["--trainer.max_epochs", "15"] if options.quick else []
+    flags = ["--trainer.max_epochs", "10"] if options.quick else []
 
     n_jobs, name = min(n_cores(), len(targets)), f"benchmark-{time.strftime('%Y%m%d-%H%M%S')}"
     rows = run_to_targets("published", f"{name}-published", targets, n_jobs, flags + OFTEN)

@@ -20,7 +20,7 @@ from evaluation.checkpoints import find_checkpoints
 from training.callbacks import AtomicCheckpointIO
 from training.runs import lock_folder
 
-EPOCHS = 16
+EPOCHS = 8
 WORDS = [str(ROOT / "train.py"), "--bandwidths", "4", "2", "--jobs", "2", *SMALL, f"--trainer.max_epochs={EPOCHS}"]
 
 
@@ -220,5 +220,5 @@ def test_a_cluster_trains_the_same_bits_also_if_a_worker_is_killed(whole_run, sm
             os.kill(killed, signal.SIGKILL)
             output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, "")
-    assert len(re.findall(r"bandwidth  [24]  epoch   16/16", output)) == 2
+    assert len(re.findall(r"bandwidth  [24]  epoch    8/8", output)) == 2
     check_same(whole_run, run)
