@@ -228,14 +228,14 @@ class SpikeDataModule(pl.LightningDataModule):
                 f"{self.hparams.path}: {split}_data has {len(dataset)} trials; expected one for each of {n_processes} processes"
             )
         if split == "train":
+            batch_size = self.batch_size
             sampler = EpochSampler(dataset, seed, rank, n_processes)
         else:
+            batch_size = min(VALID_BATCH_SIZE, n_affordable(*self.trials[split].spikes.shape[1:]))
             sampler = UnrepeatedDistributedSampler(dataset, n_processes, rank, shuffle=False)
         return DataLoader(
             dataset,
-            batch_size=self.batch_size
-            if split == "train"
-            else min(VALID_BATCH_SIZE, n_affordable(*self.trials[split].spikes.shape[1:])),
+            batch_size=batch_size,
             sampler=sampler,
             collate_fn=unchanged,
             num_workers=self.hparams.num_workers,
