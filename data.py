@@ -65,12 +65,12 @@ class Masks(NamedTuple):
 
 
 class TrialDataset(Dataset):
-    """Trials in memory, indexed a batch at a time."""
+    """Trials in the memory of a device, indexed a batch at a time."""
 
-    def __init__(self, trials: Trials, masks: Masks) -> None:
+    def __init__(self, trials: Trials, masks: Masks, device: torch.device | str = "cpu") -> None:
         masked = [masks.apply(spikes, trial) for trial, spikes in enumerate(trials.spikes)]
-        spikes, heldout = (torch.from_numpy(np.stack(part)) for part in zip(*masked, strict=True))
-        self.trials = Batch(spikes, heldout, None if trials.rates is None else torch.from_numpy(trials.rates))
+        fields = [*(np.stack(field) for field in zip(*masked, strict=True)), trials.rates]
+        self.trials = Batch(*(None if field is None else torch.from_numpy(field).to(device) for field in fields))
 
     def __len__(self) -> int:
         return len(self.trials.spikes)
@@ -146,7 +146,7 @@ class SpikeDataModule(pl.LightningDataModule):
             suits the data (at most 300 trials; 0: none).
         bin_width: Width of a time bin (s). None: the file's attribute. If the file's rates are per ms: the width in ms.
         seed: Seed of the masks and of the order of the trials.
-        num_workers: Processes that load batches. 0: the training process does, which is faster for data in memory.
+        num_workers: Processes that load batches. 0: none but the training's; data in memory are then kept on its GPU, if any.
 
     Raises:
         InputError: a bad file, or a value out of range.
@@ -210,8 +210,10 @@ class SpikeDataModule(pl.LightningDataModule):
         first = self.n_heldin if split == "valid" and self.n_heldin < self.n_neurons else None
         seeds, heldout_fraction = [options.seed, SPLITS.index(split)], options.heldout_fraction
         masks = Masks(seeds, options.bandwidth, heldout_fraction, stride, first, options.pattern, options.fill)
-        is_stored = isinstance(trials.spikes, StoredArray)
-        return StreamedTrialDataset(trials, masks) if is_stored else TrialDataset(trials, masks)
+        if isinstance(trials.spikes, StoredArray):
+            return StreamedTrialDataset(trials, masks)
+        device = self.trainer.strategy.root_device if self.trainer and options.num_workers == 0 else "cpu"
+        return TrialDataset(trials, masks, device)
 
     def _development_stride(self) -> int | None:
         """Return n if each n-th training trial has held-out entries; None if none has."""
@@ -228,8 +230,7 @@ class SpikeDataModule(pl.LightningDataModule):
                 f"{self.hparams.path}: {split}_data has {len(dataset)} trials; expected one for each of {n_processes} processes"
             )
         if split == "train":
-            batch_size = self.batch_size
-            sampler = EpochSampler(dataset, seed, rank, n_processes)
+            batch_size, sampler = self.batch_size, EpochSampler(dataset, seed, rank, n_processes)
         else:
             batch_size = min(VALID_BATCH_SIZE, n_affordable(*self.trials[split].spikes.shape[1:]))
             sampler = UnrepeatedDistributedSampler(dataset, n_processes, rank, shuffle=False)

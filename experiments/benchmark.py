@@ -42,8 +42,8 @@ class BareGRUs(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         n_neurons, hidden_size = model.hparams.n_neurons, model.hparams.hidden_size
         with torch.random.fork_rng():  # the training draws the same numbers as without
-            self.encoder = nn.GRU(n_neurons, hidden_size, batch_first=True, bidirectional=True)
-            self.decoder = nn.GRU(1, hidden_size, batch_first=True)
+            self.encoder = nn.GRU(n_neurons, hidden_size, batch_first=True, bidirectional=True, device=model.device)
+            self.decoder = nn.GRU(1, hidden_size, batch_first=True, device=model.device)
         spikes = trainer.datamodule.datasets["train"][:].spikes.nan_to_num(nan=0.0)
         self.batches = spikes.split(trainer.train_dataloader.batch_size)
 

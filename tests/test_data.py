@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
@@ -182,6 +184,17 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, data_file):
     (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="half.h5: cannot be read as HDF5"):
         read_file(tmp_path / "half.h5")
+
+
+def test_data_in_memory_are_kept_on_the_device_of_the_training(data_file):
+    """So no batch is copied to a GPU. A device without memory stands for it here."""
+    gpu = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")), global_rank=0, world_size=1)
+    for num_workers, device in ((0, "meta"), (1, "cpu")):
+        data = SpikeDataModule(data_file, num_workers=num_workers)
+        data.trainer = gpu
+        data.setup()
+        for loader in (data.train_dataloader(), data.val_dataloader()):
+            assert {field.device.type for field in next(iter(loader))} == {device}
 
 
 @pytest.mark.parametrize("bin_width", [-0.02, 0.0, np.inf, np.nan, "wide", [0.02, 0.02]])

@@ -172,7 +172,7 @@ def refine(
     n_trials = min(len(trials), MAX_TRIALS, n_affordable(*trials[0].spikes.shape, model.hparams.hidden_size))
     rows = torch.linspace(0, len(trials) - 1, n_trials).long()
     parts = rows.split(MAX_BATCH_SIZE)
-    has_heldout = torch.cat([trials[part].heldout.flatten(1).any(1) for part in parts])
+    has_heldout = torch.cat([trials[part].heldout.flatten(1).any(1) for part in parts]).cpu()
     development = Development(trials, rows[has_heldout], model.reference)
     with torch.no_grad():
         encoded, inputs = zip(*(model.encode(trials[part].shown.to(model.reference)) for part in parts), strict=True)

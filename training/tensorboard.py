@@ -137,7 +137,7 @@ def draw_inference(model: pl.LightningModule, data: pl.LightningDataModule) -> d
     trials = data.datasets["valid"][:N_TRIALS]
     inferred = infer_arrays(model, trials.spikes)
     rates, latents = inferred["rates"], inferred["latents"]
-    spikes, true = trials.spikes.numpy(), None if trials.rates is None else trials.rates.numpy()
+    spikes, true = (None if field is None else field.cpu().numpy() for field in (trials.spikes, trials.rates))
     chosen = np.linspace(0, len(spikes) - 1, min(N_EXAMPLES, len(spikes))).astype(int)
     examples = [
         Example(
