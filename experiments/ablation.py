@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from command_line import command_parser, markdown_table, run, writable_folder, write_table
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from experiments.learning_curves import draw
-from experiments.trainings import mean_and_sd, train
+from experiments.trainings import add_cluster, mean_and_sd, train
 
 RECIPES = {
     "public demo's recipe": ["--config", "configs/published.yaml", "--trainer.max_epochs", "200"],  # not all its 1000
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument(
         "--epochs", type=int | None, help="Epochs of each training (default: 200 for the demo's recipe, else 65)"
     )
+    add_cluster(parser)
     parser.add_argument("--name", type=str, default="ablation", help="Start of the names of the runs")
     parser.add_argument("--out", type=str, default="docs", help="Folder for ablation.csv and its figures")
     options = parser.parse_args()
@@ -68,7 +69,7 @@ def main() -> None:
         for seed in options.seeds:
             words = ["--bandwidths", *bandwidths, *epochs, *OFTEN, "--seed_everything", str(seed)]
             name = f"{options.name}_{number}_{seed}"
-            trained = {bandwidth: row for (bandwidth, _), row in train(name, [*flags, *words]).items()}
+            trained = {bandwidth: row for (bandwidth, _), row in train(name, [*flags, *words], options.cluster).items()}
             results.setdefault(recipe, []).append(trained)
             for bandwidth in options.bandwidths:
                 rows += [{"recipe": recipe, "seed": seed, **epoch} for epoch in read_history(name, bandwidth)]

@@ -22,7 +22,7 @@ from evaluation.checkpoints import LOGS, bandwidth_folder, training_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
 from experiments.evidence_figures import plot_evidence
-from experiments.trainings import check_truth, command, evidence_parser, mean_and_sd, train, write_evidence
+from experiments.trainings import add_cluster, check_truth, command, evidence_parser, mean_and_sd, train, write_evidence
 from modules.metrics import R2
 from plotting.latents import apply_map, fit_linear_map
 from recordings.hdf5 import read_latents
@@ -49,6 +49,7 @@ class Scale(NamedTuple):
     )  # in training; all; trials
     pool: tuple[int, int] = (130, 24)  # conditions, and trials of each, of which a half is pretrained on
     n_trials: tuple[int, ...] = (50, 200, 1248)  # for training after that
+    cluster: str = "local"  # where to train
 
 
 class Training(NamedTuple):
@@ -109,7 +110,7 @@ def transfer(scale: Scale) -> Iterator[Training]:
     pool, all_neurons = simulated(scale, f"{scale.pool[0]}_conditions", *scale.pool), scale.bandwidths[0]
     half = divide(scale, pool, "first_half", slice(0, None, 2), None)
     pretrained = f"{scale.name}_pretrained"
-    train(pretrained, ["--data.path", half, "--bandwidths", str(all_neurons), *scale.words])
+    train(pretrained, ["--data.path", half, "--bandwidths", str(all_neurons), *scale.words], scale.cluster)
     checkpoint = str(LOGS / pretrained / bandwidth_folder(all_neurons) / "best.ckpt")
     start = ["--init_from", checkpoint, "--model.learning_rate", "1e-2"]
     ways = {"from scratch": [], "adapted": start, "generator frozen": [*start, "--freeze", "generator"]}
@@ -178,7 +179,7 @@ def gather(piece: str, scale: Scale) -> list[dict]:
     for training in PIECES[piece](scale):
         name = f"{scale.name}_{training.run}"
         words = ["--data.path", training.data, "--bandwidths", *map(str, training.bandwidths), *training.words]
-        results = train(name, [*words, "--seeds", str(n_seeds), *scale.words])
+        results = train(name, [*words, "--seeds", str(n_seeds), *scale.words], scale.cluster)
         for bandwidth in training.bandwidths:
             for seed in range(n_seeds):
                 scores = {score: results[bandwidth, seed].get(score, np.nan) for score in SCORES}
@@ -208,6 +209,7 @@ def main() -> None:
     parser.add_argument("--pieces", choices=list(PIECES), nargs="+", default=list(PIECES), help="Pieces of evidence")
     parser.add_argument("--seeds", type=int, default=3, help="Number of seeds")
     parser.add_argument("--data", type=str, default="lorenz_data.h5", help="Data of the first three pieces")
+    add_cluster(parser)
     parser.add_argument("--quick", action="store_true", help="One seed, one epoch, three bandwidths")
     options = parser.parse_args()
     out = writable_folder(options.out, "--out")
@@ -217,6 +219,7 @@ def main() -> None:
         scale = Scale("quick", "", [29, 10, 3], 1, words, ((5, 6, 3), (10, 12, 2)), (10, 8), (16,))
         scale = scale._replace(data=simulated(scale, "demonstration", 10, 5))
     expect(options.seeds >= 1, "--seeds", options.seeds, "at least 1")
+    scale = scale._replace(cluster=options.cluster)
     check_truth(scale.data)
     for piece in options.pieces:
         rows = gather(piece, scale)

@@ -16,7 +16,7 @@ from command_line import command_parser, markdown_table, run, writable_folder, w
 from evaluation.checkpoints import LOGS, bandwidth_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
-from experiments.trainings import command, mean_and_sd, train
+from experiments.trainings import add_cluster, command, mean_and_sd, train
 
 DATA = {
     "repeated conditions": [],
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--bandwidths", type=int, nargs="+", default=BANDWIDTHS, help="Numbers of observed neurons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
     parser.add_argument("--quick", action="store_true", help="Pulses alone, one bandwidth and seed, one epoch")
+    add_cluster(parser)
     parser.add_argument("--name", type=str, default="inputs", help="Start of the names of the runs")
     parser.add_argument("--out", type=str, default="docs", help="Folder for inputs.csv")
     options = parser.parse_args()
@@ -106,7 +107,7 @@ def main() -> None:
                     "--seed_everything",
                     str(seed),
                 ]
-                results = train(name, [*words, "--model.input_size", str(input_size), *quick])
+                results = train(name, [*words, "--model.input_size", str(input_size), *quick], options.cluster)
                 for bandwidth in bandwidths:
                     auc, rms = find_pulses(LOGS / name / bandwidth_folder(bandwidth) / "best.ckpt")
                     scores = {key: results[bandwidth, seed][key] for key in ("r2", "bps", "prior", "seconds")}

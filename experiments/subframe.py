@@ -16,7 +16,7 @@ from evaluation.baselines import smoothed_counts
 from evaluation.checkpoints import LOGS, training_folder
 from evaluation.inference import infer_arrays
 from evaluation.scoring import load_model_and_data
-from experiments.trainings import check_truth, evidence_parser, mean_and_sd, train, write_evidence
+from experiments.trainings import add_cluster, check_truth, evidence_parser, mean_and_sd, train, write_evidence
 from plotting.style import BLUE, GREY, ORANGE
 
 WAYS = {"SBTT": "none", "frames, interpolated": "interpolated"}
@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--bandwidths", type=int, nargs="+", default=[5, 3], help="Neurons read in each bin")
     parser.add_argument("--seeds", type=int, default=3, help="Number of seeds")
     parser.add_argument("--data", type=str, default="lorenz_data.h5", help="Data file with true rates")
+    add_cluster(parser)
     parser.add_argument("--quick", action="store_true", help="One seed, one epoch, to see that it works")
     options = parser.parse_args()
     out = writable_folder(options.out, "--out")
@@ -69,7 +70,7 @@ def main() -> None:
     for way, fill in WAYS.items():
         name = f"evidence{'_quick' * options.quick}_subframe_{fill}"
         words = ["--data.path", options.data, "--data.pattern", "staggered", "--data.fill", fill, *quick]
-        train(name, [*words, "--bandwidths", *map(str, options.bandwidths), "--seeds", str(n_seeds)])
+        train(name, [*words, "--bandwidths", *map(str, options.bandwidths), "--seeds", str(n_seeds)], options.cluster)
         for bandwidth in options.bandwidths:
             for seed in range(n_seeds):
                 folder = training_folder(bandwidth, seed if n_seeds > 1 else None)

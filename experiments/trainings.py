@@ -25,6 +25,13 @@ def evidence_parser(description: str) -> ArgumentParser:
     return parser
 
 
+def add_cluster(parser: ArgumentParser) -> None:
+    """Add the option that says where to train."""
+    parser.add_argument(
+        "--cluster", type=str, default="local", help="Where to train: local, or a Ray cluster as in train.py"
+    )
+
+
 def write_evidence(name: str, rows: list[dict], draw: Callable[[], Figure], out: Path) -> None:
     """Write a table and its figure."""
     write_table(out / f"{name}.csv", rows)
@@ -45,12 +52,13 @@ def command(*words: str) -> None:
         raise (InputError if status == 2 else FailedWork)(f"python {' '.join(words)} failed")
 
 
-def train(name: str, words: list[str]) -> dict[tuple[int, int], dict[str, float]]:
+def train(name: str, words: list[str], cluster: str = "local") -> dict[tuple[int, int], dict[str, float]]:
     """Train a run, or go on with it if it was begun; nothing happens if it is complete.
 
     Args:
         name: Folder of the run under lightning_logs.
         words: Options of train.py.
+        cluster: Where to train. A run that was begun goes on where it was.
 
     Returns:
         The row of results.csv of each bandwidth and seed.
@@ -59,11 +67,11 @@ def train(name: str, words: list[str]) -> dict[tuple[int, int], dict[str, float]
         FailedWork: a training failed.
         InputError: the run was begun with other options.
     """
-    words = ["--name", name, *words]
+    words = ["--name", name, *words, "--cluster", cluster]
     if (LOGS / name / "config.yaml").exists():
         parser = make_parser()
         begun, asked = parser.parse_path(LOGS / name / "config.yaml"), parser.parse_args(words)
-        asked.config, asked.jobs = begun.config, begun.jobs
+        asked.config, asked.jobs, asked.cluster = begun.config, begun.jobs, begun.cluster
         if begun != asked:
             raise InputError(f"{LOGS / name}: was trained with other options; expected {' '.join(words)}")
         words = ["--resume", str(LOGS / name)]

@@ -93,26 +93,31 @@ class Done(NamedTuple):
     errors: str
 
 
+def run_here(folder: Path, *words: str) -> int:
+    """Run a command as a user types it, `run_here(folder, "train.py", "--bandwidths", "5")`, but in this process."""
+    if words[0] == "-m":
+        name = words[1]
+    else:
+        name = str(Path(words[0]).relative_to(ROOT) if words[0].startswith("/") else words[0]).removesuffix(".py")
+        name = name.replace("/", ".")
+    main = importlib.import_module(name).main
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+        patch.setattr(sys, "argv", list(words[words[0] == "-m" :]))
+        with pytest.raises(SystemExit) as end:
+            run(main)
+    os.environ.pop(RUN_DIR_VARIABLE, None)  # that was for processes which the command starts
+    return end.value.code
+
+
 class Call:
-    """Run a command as a user types it, but in this process: `call(folder, "train.py", "--bandwidths", "5")`."""
+    """Run a command as `run_here`, and return what it printed, too."""
 
     def __init__(self, capfd: pytest.CaptureFixture) -> None:
         self.capfd = capfd
 
     def __call__(self, folder: Path, *words: str) -> Done:
-        if words[0] == "-m":
-            name = words[1]
-        else:
-            name = str(Path(words[0]).relative_to(ROOT) if words[0].startswith("/") else words[0]).removesuffix(".py")
-            name = name.replace("/", ".")
-        main = importlib.import_module(name).main
         self.capfd.readouterr()
-        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
-            patch.setattr(sys, "argv", list(words[words[0] == "-m" :]))
-            with pytest.raises(SystemExit) as end:
-                run(main)
-        os.environ.pop(RUN_DIR_VARIABLE, None)  # that was for processes which the command starts
-        return Done(end.value.code, *self.capfd.readouterr())
+        return Done(run_here(folder, *words), *self.capfd.readouterr())
 
 
 @pytest.fixture

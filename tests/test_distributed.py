@@ -9,30 +9,39 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PATIENCE, ROOT, SMALL, finish, started
+from conftest import PATIENCE, ROOT, SMALL, finish, run_here, started
 
 from recordings import write_recording
 
 TRAIN = str(ROOT / "train.py")
 TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-SAME = [
-    "--model.dropout",
-    "0",
-    "--model.coordinated_dropout",
-    "0",
-    "--model.refinement",
-    "2",
-]  # nothing random in a step
+SAME = ["--model.dropout", "0", "--model.coordinated_dropout", "0"]  # nothing random in a step
+SHORT = ["--bandwidths", "9", *SMALL, *SAME, "--model.refinement", "2", "--trainer.max_epochs", "2"]
 
 
-@pytest.fixture
-def gaps(tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def gaps(tmp_path_factory) -> Path:
     """64 + 15 trials: two processes observe different numbers of entries, and validate different numbers of trials."""
     rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("distributed") / "gaps.h5"
     spikes = rng.poisson(rng.uniform(0.1, 2.0, (79, 1, 12)), (79, 20, 12)).astype(float)
     spikes[rng.random(spikes.shape) < rng.random((79, 1, 1))] = np.nan
-    write_recording(tmp_path / "gaps.h5", spikes, 0.02, rates=rng.uniform(1, 50, spikes.shape), valid_fraction=0.19)
-    return tmp_path / "gaps.h5"
+    write_recording(path, spikes, 0.02, rates=rng.uniform(1, 50, spikes.shape), valid_fraction=0.19)
+    return path
+
+
+@pytest.fixture(scope="module")
+def one(gaps) -> Path:
+    """The run of one process."""
+    words = ["--data.path", str(gaps), *SHORT, "--data.batch_size", "32", "--jobs", "1", "--name", "one"]
+    assert run_here(gaps.parent, "train.py", *words) == 0
+    return gaps.parent / "lightning_logs" / "one"
+
+
+def check_same_weights(one: Path, two: Path) -> None:
+    one, two = (torch.load(run / "bandwidth_09" / "last.ckpt", weights_only=True)["state_dict"] for run in (one, two))
+    for name, weights in one.items():
+        torch.testing.assert_close(two[name], weights, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def free_port() -> int:
@@ -47,21 +56,17 @@ def read(run: Path) -> list[dict[str, float]]:
     return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
-def test_two_processes_train_what_one_does_with_twice_the_batch(call, tmp_path, gaps):
-    words = ["--data.path", str(gaps), "--bandwidths", "9", *SMALL, *SAME]
-    two = finish(tmp_path, TRAIN, *words, *TWO, "--data.batch_size", "16", "--name", "two")
-    assert (two.status, two.errors) == (0, "")
-    one = call(tmp_path, "train.py", *words, "--data.batch_size", "32", "--jobs", "1", "--name", "one")
-    assert one.status == 0, one.errors
-    assert two.output.count("Training 1 bandwidth") == two.output.count("bandwidth  9  epoch    4/4") == 1
-    runs = [tmp_path / "lightning_logs" / name for name in ("one", "two")]
-    assert len({path.name.split(".")[0] for path in (runs[1] / "bandwidth_09").iterdir()}) == 6
-    one, two = (torch.load(run / "bandwidth_09" / "last.ckpt", weights_only=True) for run in runs)
-    for name, weights in one["state_dict"].items():
-        torch.testing.assert_close(two["state_dict"][name], weights, atol=1e-5, rtol=1e-4, msg=name)
-    for one, two in zip(*map(read, runs), strict=True):
-        for name in set(one) - {"seconds"}:
-            assert two[name] == pytest.approx(one[name], abs=1e-4, nan_ok=True), name
+def test_two_processes_train_what_one_does_with_twice_the_batch(tmp_path, gaps, one):
+    words = ["--data.path", str(gaps), *SHORT, *TWO, "--data.batch_size", "16", "--name", "two"]
+    done = finish(tmp_path, TRAIN, *words)
+    assert (done.status, done.errors) == (0, "")
+    assert done.output.count("Training 1 bandwidth") == done.output.count("bandwidth  9  epoch    2/2") == 1
+    two = tmp_path / "lightning_logs" / "two"
+    assert len({path.name.split(".")[0] for path in (two / "bandwidth_09").iterdir()}) == 6
+    check_same_weights(one, two)
+    for row_of_one, row_of_two in zip(*map(read, (one, two)), strict=True):
+        for name in set(row_of_one) - {"seconds"}:
+            assert row_of_two[name] == pytest.approx(row_of_one[name], abs=1e-4, nan_ok=True), name
 
 
 def under_slurm(rank: int, port: int) -> dict[str, str]:
@@ -73,10 +78,9 @@ def under_slurm(rank: int, port: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
-def test_a_launcher_may_start_the_two_processes(call, tmp_path, gaps, launcher):
-    words = ["--data.path", str(gaps), "--bandwidths", "9", *SMALL, *SAME, "--trainer.max_epochs=2"]
-    words += ["--trainer.logger=false"]
-    command = [TRAIN, *words, *TWO, "--data.batch_size", "16", "--name", "two"]
+def test_a_launcher_may_start_the_two_processes(tmp_path, gaps, one, launcher):
+    words = ["--data.path", str(gaps), *SHORT, *TWO, "--data.batch_size", "16", "--trainer.logger=false"]
+    command = [TRAIN, *words, "--name", "two"]
     port = free_port()
     if launcher == "torchrun":
         torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
@@ -90,13 +94,7 @@ def test_a_launcher_may_start_the_two_processes(call, tmp_path, gaps, launcher):
         assert [process.returncode for process in ranks] == [0, 0], errors + other_errors
         assert (silence, errors, other_errors) == ("", "", "")
     assert output.count("Training 1 bandwidth") == output.count("bandwidth  9  epoch    2/2") == 1
-    call(tmp_path, "train.py", *words, "--data.batch_size", "32", "--name", "one")
-    one, two = (
-        torch.load(tmp_path / "lightning_logs" / name / "bandwidth_09" / "last.ckpt", weights_only=True)["state_dict"]
-        for name in ("one", "two")
-    )
-    for name, weights in one.items():
-        torch.testing.assert_close(two[name], weights, atol=1e-5, rtol=1e-4, msg=name)
+    check_same_weights(one, tmp_path / "lightning_logs" / "two")
 
 
 def test_a_loss_that_explodes_is_said_once(tmp_path, gaps):

@@ -91,19 +91,8 @@ def test_a_training_with_the_grus_of_a_gpu_is_the_same(call, tmp_path, small_lor
 
     Without dropout: it draws numbers in the order of memory, which is another one in nn.GRU.
     """
-    words = [
-        "--data.path",
-        small_lorenz,
-        "--bandwidths",
-        "4",
-        "--model.input_size",
-        "2",
-        *SMALL,
-        "--jobs",
-        "1",
-        "--model.dropout=0",
-        "--model.input_dropout=0",
-    ]
+    words = ["--data.path", small_lorenz, "--bandwidths", "4", "--model.input_size", "2", *SMALL, "--jobs", "1"]
+    words += ["--model.dropout=0", "--model.input_dropout=0", "--model.refinement=2", "--trainer.max_epochs=2"]
     weights = []
     for name, is_on_cpu in (("ours", True), ("theirs", False)):
         monkeypatch.setattr(gru, "is_on_cpu", lambda _, result=is_on_cpu: result)

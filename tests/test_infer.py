@@ -98,7 +98,7 @@ def test_rates_that_underflow_have_finite_logarithms(checkpoint):
 
 
 def test_the_example_leads_from_spike_times_to_rates(tmp_path, call, commands_in_process):
-    done = call(tmp_path, "examples/own_recording.py", "--train", "--trainer.max_epochs 3 --model.refinement 5")
+    done = call(tmp_path, "examples/own_recording.py", "--train", "--trainer.max_epochs 1 --model.refinement 1")
     assert (done.status, done.errors) == (0, "")
     assert "bits/spike" in "".join(commands_in_process)
     with h5py.File(tmp_path / "own_rates.h5") as file:

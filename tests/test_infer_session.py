@@ -9,7 +9,7 @@ import pytest
 import torch
 
 pytest.importorskip("pynwb")
-from conftest import ROOT, SMALL, finish
+from conftest import SMALL, run_here
 from nwb_files import some_spike_times, trials_of, write_nwb
 from pynwb import NWBHDF5IO
 
@@ -21,10 +21,9 @@ def trained(tmp_path_factory) -> tuple:
     quality = ["good", "good", "mua", "good", "good", "mua"]
     path = write_nwb(folder / "session.nwb", some_spike_times(), {"trials": trials_of(60)}, quality=quality)
     words = ["--units", 'quality == "good"', "--align_to", "cue_time", "--start", "-0.1", "--stop", "0.5"]
-    assert finish(folder, str(ROOT / "convert.py"), path, "--out", "a.h5", *words).status == 0
+    assert run_here(folder, "convert.py", path, "--out", "a.h5", *words) == 0
     words = ["--data.path", "a.h5", "--bandwidths", "4", "--name", "nwb", *SMALL]
-    done = finish(folder, str(ROOT / "train.py"), *words)
-    assert done.status == 0, done.errors
+    assert run_here(folder, "train.py", *words) == 0
     return path, str(folder / "lightning_logs" / "nwb" / "bandwidth_04" / "best.ckpt"), folder / "a.h5"
 
 

@@ -1,5 +1,6 @@
 """Inferred inputs: from a training to the files and figures that show them."""
 
+import copy
 from types import SimpleNamespace
 
 import h5py
@@ -82,13 +83,14 @@ def test_inputs_are_in_files_and_figures(call, tmp_path, small_lorenz):
 def test_held_out_counts_decide_whether_the_decoder_keeps_its_inputs(monkeypatch, tmp_path):
     driven = str(tmp_path / "driven.h5")
     simulate(path=driven, conditions=40, trials=8, neurons=12, bins=20, mean_rate=60.0, pulses=2)
+    pl.seed_everything(0, verbose=False)
+    data = SpikeDataModule(driven, batch_size=32)
+    trained = SequentialAutoencoder(12, data.bin_width, hidden_size=16, learning_rate=5e-2, input_size=2)
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    limits = {"limit_val_batches": 0, "enable_checkpointing": False, "gradient_clip_val": 1.0}
+    pl.Trainer(max_epochs=40, **limits, **options).fit(trained, data)
     for useful in (True, False):
-        pl.seed_everything(0, verbose=False)
-        data = SpikeDataModule(driven, batch_size=32)
-        model = SequentialAutoencoder(12, data.bin_width, hidden_size=16, learning_rate=5e-2, input_size=2)
-        options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-        limits = {"limit_val_batches": 0, "enable_checkpointing": False, "gradient_clip_val": 1.0}
-        pl.Trainer(max_epochs=40, **limits, **options).fit(model, data)
+        model = copy.deepcopy(trained)
         if not useful:
             model.input_linear.weight.data.mul_(-30.0)
             monkeypatch.setattr(refinement, "DRIVEN_RATE", 0.0)  # or it would unlearn this
@@ -128,7 +130,7 @@ def test_pulses_change_a_trial_from_their_bin_on(tmp_path, pulses):
 
 
 def test_the_output_says_whether_inputs_predict_held_out_counts_better(call, tmp_path, small_lorenz):
-    words = ["--data.path", small_lorenz, "--bandwidths", "6", *SMALL, "--model.refinement", "0"]
+    words = ["--data.path", small_lorenz, "--bandwidths", "6", *SMALL, "--model.refinement=0", "--trainer.max_epochs=2"]
     outputs = {
         name: call(tmp_path, "train.py", *words, "--name", name, *more).output
         for name, more in {

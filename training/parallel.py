@@ -33,7 +33,9 @@ def train_all(
     """
     if n_jobs == 1:
         return {key: scores_or_failure(train_level, *args, show) for key, args in trainings.items()}
-    context = multiprocessing.get_context("spawn")
+    has_server = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
+    context = multiprocessing.get_context("forkserver" if has_server else "spawn")
+    context.set_forkserver_preload(["pytorch_lightning"])  # takes seconds; workers need not do it each
     # a pipe for each training needs no lock, which a process that is killed would never give back
     pipes = {key: context.Pipe(duplex=False) for key in trainings}
     ended, end = context.Pipe(duplex=False)
