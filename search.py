@@ -72,8 +72,9 @@ def look_for_settings(config: Namespace, training: Namespace, space: Space, run_
     study = search.open_study(run_dir, config.seed_everything)
     numbers = range(search.begin(study), config.trials)
     show = terminal.ignore if config.quiet else functools.partial(print, flush=True)
-    show(f"Trying {len(numbers)} settings at bandwidth {training.data.bandwidth} in {run_dir}\n")
-    show("setting   held-out NLL    time")
+    if numbers:
+        show(f"Trying {len(numbers)} settings at bandwidth {training.data.bandwidth} in {run_dir}\n")
+        show("setting   held-out NLL    time")
     gpus = options.choose_gpus(config, len(numbers))
     arguments = {
         number: (training, run_dir, Path.cwd(), space, config.seed_everything + number, gpu)
