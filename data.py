@@ -146,7 +146,7 @@ class SpikeDataModule(pl.LightningDataModule):
             suits the data (at most 300 trials; 0: none).
         bin_width: Width of a time bin (s). None: the file's attribute. If the file's rates are per ms: the width in ms.
         seed: Seed of the masks and of the order of the trials.
-        num_workers: Processes that load batches. 0: none but the training's; data in memory are then kept on its GPU, if any.
+        num_workers: Processes that load batches. 0: none but the training's; small data are then kept on its GPU, if any.
 
     Raises:
         InputError: a bad file, or a value out of range.
@@ -212,8 +212,8 @@ class SpikeDataModule(pl.LightningDataModule):
         masks = Masks(seeds, options.bandwidth, heldout_fraction, stride, first, options.pattern, options.fill)
         if isinstance(trials.spikes, StoredArray):
             return StreamedTrialDataset(trials, masks)
-        device = self.trainer.strategy.root_device if self.trainer and options.num_workers == 0 else "cpu"
-        return TrialDataset(trials, masks, device)
+        stays = options.num_workers == 0 and len(trials.spikes) <= n_affordable(*trials.spikes.shape[1:])
+        return TrialDataset(trials, masks, self.trainer.strategy.root_device if self.trainer and stays else "cpu")
 
     def _development_stride(self) -> int | None:
         """Return n if each n-th training trial has held-out entries; None if none has."""

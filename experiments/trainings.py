@@ -58,7 +58,7 @@ def train(name: str, words: list[str], cluster: str = "local") -> dict[tuple[int
     Args:
         name: Folder of the run under lightning_logs.
         words: Options of train.py.
-        cluster: Where to train. A run that was begun goes on where it was.
+        cluster: Where to train, also if the run was begun elsewhere.
 
     Returns:
         The row of results.csv of each bandwidth and seed.
@@ -74,7 +74,7 @@ def train(name: str, words: list[str], cluster: str = "local") -> dict[tuple[int
         asked.config, asked.jobs, asked.cluster = begun.config, begun.jobs, begun.cluster
         if begun != asked:
             raise InputError(f"{LOGS / name}: was trained with other options; expected {' '.join(words)}")
-        words = ["--resume", str(LOGS / name)]
+        words = ["--resume", str(LOGS / name), "--cluster", cluster]
     command("train.py", *words)
     return {(row["bandwidth"], row["seed"]): row for row in read_results(LOGS / name)}
 

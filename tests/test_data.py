@@ -186,10 +186,11 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, data_file):
         read_file(tmp_path / "half.h5")
 
 
-def test_data_in_memory_are_kept_on_the_device_of_the_training(data_file):
+def test_data_in_memory_are_kept_on_the_device_of_the_training(monkeypatch, data_file):
     """So no batch is copied to a GPU. A device without memory stands for it here."""
     gpu = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")), global_rank=0, world_size=1)
-    for num_workers, device in ((0, "meta"), (1, "cpu")):
+    for num_workers, max_entries, device in ((0, 10**8, "meta"), (1, 10**8, "cpu"), (0, 500, "cpu")):
+        monkeypatch.setattr("modules.posterior.MAX_ENTRIES", max_entries)
         data = SpikeDataModule(data_file, num_workers=num_workers)
         data.trainer = gpu
         data.setup()

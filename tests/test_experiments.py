@@ -65,7 +65,7 @@ def test_the_ablation_trains_draws_and_goes_on(tmp_path, call, commands_in_proce
         assert done.output.count("| + coordinated dropout |") == 1
     assert len(commands_in_process) == 8
     assert all("nothing left to do" in output for output in commands_in_process[4:])
-    done = call(tmp_path, *words, "--name", "elsewhere", "--cluster", "nowhere")
+    done = call(tmp_path, *words, "--cluster", "nowhere")
     assert (done.status, "--cluster nowhere" in done.errors) == (2, True)
     assert {path.name for path in (tmp_path / "docs").iterdir()} >= {"ablation.csv", "why.png", "overfitting.png"}
 

@@ -62,13 +62,23 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_bits(whole_run, sma
             process.kill()  # the workers must notice by themselves
             process.communicate(timeout=PATIENCE)  # ends when no process writes to its pipes any more
             assert not (run / "results.csv").exists()
-        for folder in run.glob("bandwidth_*"):
-            with lock_folder(folder, patience=0):
-                pass
         words = [str(ROOT / "train.py"), "--resume", str(run)]
     done = finish(run.parents[1], *words)
     assert done.status == 0, done.errors
     check_same(whole_run, run)
+
+
+def test_a_killed_sweep_leaves_no_process_behind(tmp_path, small_lorenz):
+    words = ["--data.path", small_lorenz, "--name", "killed", "--trainer.max_epochs=100000"]
+    run = tmp_path / "lightning_logs" / "killed"
+    with started(tmp_path, *WORDS, *words) as process:
+        deadline = time.monotonic() + PATIENCE
+        while len(list(run.glob("*/last.ckpt"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.kill()
+        process.communicate(timeout=PATIENCE)  # ends when no process writes to its pipes any more
+    with lock_folder(run / "bandwidth_04", patience=0), lock_folder(run / "bandwidth_02", patience=0):
+        pass
 
 
 def test_a_run_that_is_complete_is_left_alone(call, whole_run):
@@ -167,19 +177,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
 
 
 def test_a_full_disk_is_said_in_one_line(tmp_path, data_file):
-    words = [
-        str(ROOT / "train.py"),
-        "--data.path",
-        data_file,
-        "--bandwidths",
-        "4",
-        "2",
-        *SMALL,
-        "--jobs",
-        "1",
-        "--name",
-        "full",
-    ]
+    words = [str(ROOT / "train.py"), "--data.path", data_file, "--bandwidths", "4", "2", *SMALL, "--name", "full"]
     done = finish(tmp_path, *words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000)))
     assert done.status == 1
     assert done.errors.startswith("train.py: ")

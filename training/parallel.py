@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 
 from command_line import FailedWork
 
+MAX_PIPES = 200  # the server passes at most 251 to a worker
 Key = Hashable  # of a training, such as its bandwidth and seed
 Scores = dict[str, float]
 reports_of: dict[Key, Connection] = {}  # in a worker process: where the reports of each training go
@@ -33,9 +34,11 @@ def train_all(
     """
     if n_jobs == 1:
         return {key: scores_or_failure(train_level, *args, show) for key, args in trainings.items()}
-    has_server = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
-    context = multiprocessing.get_context("forkserver" if has_server else "spawn")
-    context.set_forkserver_preload(["pytorch_lightning"])  # takes seconds; workers need not do it each
+    # workers are forked from a server that has imported Lightning, which takes seconds; not on Windows
+    is_forked = "forkserver" in multiprocessing.get_all_start_methods() and len(trainings) <= MAX_PIPES
+    context = multiprocessing.get_context("forkserver" if is_forked else "spawn")
+    if is_forked:
+        context.set_forkserver_preload(["pytorch_lightning"])
     # a pipe for each training needs no lock, which a process that is killed would never give back
     pipes = {key: context.Pipe(duplex=False) for key in trainings}
     ended, end = context.Pipe(duplex=False)

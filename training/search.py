@@ -119,8 +119,10 @@ def try_setting(
         outcome = f"{nll:.4f}"
     except Worse:
         state, outcome = TrialState.PRUNED, "stopped early"
-    except (FailedWork, InputError) as error:  # an option may be wrong beside others
+    except FailedWork as error:
         state, outcome = TrialState.FAIL, f"failed: {str(error).split(':')[0]}"
+    except InputError as error:  # an option may be wrong beside others
+        state, outcome = TrialState.FAIL, f"failed: {error}"
     trial.set_user_attr("seconds", time.perf_counter() - start)
     study.tell(trial, nll, state)
     said = "  ".join(f"{name.split('.')[-1]} {short(value)}" for name, value in settings.items())
