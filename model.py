@@ -19,7 +19,7 @@ from modules.gru import GRUDecoder, GRUEncoder, at_least_single
 from modules.initialization import init_orthogonal, log_mean_counts
 from modules.metrics import make_scores
 from modules.optimizer import make_optimizer
-from modules.posterior import PRIOR_WIDTHS, Inference, explain_trials
+from modules.posterior import PRIOR_NAMES, Inference, explain_trials
 
 
 def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
@@ -63,6 +63,7 @@ class SequentialAutoencoder(pl.LightningModule):
         dropout: Probability of dropping a unit between encoder and decoder.
         coordinated_dropout: Probability of hiding an observed entry from the encoder in training. The loss is then taken on
             the hidden entries alone, which cannot be copied (Keshtkaran & Pandarinath 2019). 0: on all entries.
+        coordinated_dropout_start: Fraction of the training before it begins. At first, all entries teach, and little is copied.
         refinement: Epochs in which decoder, readout and the training trials' initial conditions are fitted at the end of
             the training (training/refinement.py), twice as many for large data. 0: none, and `infer` equals `forward`.
         start_at_mean_rates: Initialise the readout's bias with the log mean counts of the first batch, so that the training
@@ -92,6 +93,7 @@ class SequentialAutoencoder(pl.LightningModule):
         input_dropout: float = 0.5,
         dropout: float = 0.1,
         coordinated_dropout: float = 0.5,
+        coordinated_dropout_start: float = 0.0,
         refinement: int = 60,
         start_at_mean_rates: bool = True,
         orthogonal_start: bool = True,
@@ -101,8 +103,8 @@ class SequentialAutoencoder(pl.LightningModule):
         schedule: Literal["constant", "polynomial"] = "polynomial",
     ) -> None:
         super().__init__()
-        fractions = {"dropout": dropout, "coordinated_dropout": coordinated_dropout, "input_dropout": input_dropout}
-        for name, value in fractions.items():
+        fractions = {"coordinated_dropout": coordinated_dropout, "coordinated_dropout_start": coordinated_dropout_start}
+        for name, value in (fractions | {"dropout": dropout, "input_dropout": input_dropout}).items():
             expect(0 <= value <= 1, f"--model.{name}", value, "a fraction from 0 to 1")
         for name, value in {"hidden_size": hidden_size, "learning_rate": learning_rate}.items():
             expect(0 < value < math.inf, f"--model.{name}", value, "a number above 0")
@@ -157,8 +159,7 @@ class SequentialAutoencoder(pl.LightningModule):
     @property
     def prior(self) -> str:
         """What `infer` explains a trial by: the encoder alone, or trajectories that trials share, similar ones, or its own."""
-        widths = {width: name for name, width in PRIOR_WIDTHS.items()}
-        return widths[self.prior_width] if len(self.reference) else "encoder"
+        return PRIOR_NAMES[self.prior_width] if len(self.reference) else "encoder"
 
     def rates(self, log_rates: Tensor) -> Tensor:
         """Convert log expected counts per bin to firing rates in spikes/s, of the same shape."""
@@ -170,15 +171,17 @@ class SequentialAutoencoder(pl.LightningModule):
             spikes = self.all_gather(batch.shown).flatten(0, -3)
             self.readout.bias.data = log_mean_counts(spikes).to(self.dtype)
 
-    def losses(self, spikes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(self, spikes: Tensor, is_hiding: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Return what a step lowers, the SBTT loss and a penalty of inputs, and the counts (B, T, N) that the loss is of."""
-        shown, target = coordinated_dropout(spikes, self.hparams.coordinated_dropout)
+        shown, target = coordinated_dropout(spikes, self.hparams.coordinated_dropout if is_hiding else 0.0)
         inferred = self(shown)
         penalty = 0.0 if inferred.inputs is None else self.hparams.input_penalty * inferred.inputs.square().mean()
         return sbtt_loss(inferred.log_rates, target), penalty, target
 
     def training_step(self, batch: NamedTuple, batch_index: int) -> Tensor:
-        nll, penalty, target = self.losses(batch.shown)
+        n_steps = self.trainer.estimated_stepping_batches  # infinite in a training without end, which hides at once
+        start = 0 if math.isinf(n_steps) else self.hparams.coordinated_dropout_start * n_steps
+        nll, penalty, target = self.losses(batch.shown, is_hiding=self.global_step >= start)
         self.log("train/nll", nll, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
         loss = nll + penalty
         if self.trainer.world_size > 1:  # gradients are averaged over processes: weight them by observed entries
@@ -221,8 +224,8 @@ class SequentialAutoencoder(pl.LightningModule):
         self.log("step", float(self.current_epoch + 1))  # the x-axis of TensorBoard
 
     def on_train_epoch_end(self) -> None:
-        self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])
-        self.log("step", float(self.current_epoch + 1))
+        learning_rate = self.optimizers().param_groups[0]["lr"]
+        self.log_dict({"train/learning_rate": learning_rate, "step": float(self.current_epoch + 1)})
 
     def weight_decay(self, n_trials: int) -> float:
         """Return the weight decay for a number of training trials. The fewer there are, the easier they are overfitted."""

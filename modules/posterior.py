@@ -20,6 +20,7 @@ from modules.prior import KernelDensity
 
 # width of the prior's kernels, by what trials have in common
 PRIOR_WIDTHS = {"shared": 0.0, "similar": 0.3, "own": 2.0}
+PRIOR_NAMES = {width: name for name, width in PRIOR_WIDTHS.items()}
 N_SAMPLES = 5000  # initial conditions that are drawn where trajectories are similar
 MAX_ENTRIES = (
     100_000_000  # of log-rates (trials or trajectories, time, neurons): 0.4 GB; memory holds about ten such arrays

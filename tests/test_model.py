@@ -149,10 +149,10 @@ def test_hiding_parts_the_observed_entries_and_rescaling_keeps_the_size_of_a_tri
         torch.testing.assert_close(rescaled[trial][seen], spikes[trial][seen] * observed[trial].sum() / seen.sum())
 
 
-def train_once(
-    model: SequentialAutoencoder, spikes: torch.Tensor, heldout: torch.Tensor | None = None
+def train(
+    model: SequentialAutoencoder, spikes: torch.Tensor, heldout: torch.Tensor | None = None, **limits
 ) -> list[torch.Tensor]:
-    """Train on one batch; return what the encoder was given at each step."""
+    """Train on one batch, once if there are no limits; return what the encoder was given at each step."""
     seen = []
     model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
     batch = Batch(spikes, torch.zeros(spikes.shape, dtype=torch.bool) if heldout is None else heldout, None)
@@ -163,14 +163,14 @@ def train_once(
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    pl.Trainer(max_epochs=1, accelerator="cpu", **options).fit(model, loader)
+    pl.Trainer(accelerator="cpu", **options | {"max_epochs": 1} | limits).fit(model, loader)
     return seen
 
 
 def test_coordinated_dropout_hides_what_it_learns_from():
     """Counts that the encoder does not see can be changed without changing its input; they decide the loss."""
     spikes = some_spikes(0.9, shape=(32, 7, 5)) + 1  # no zeros: in the encoder's input zero means not shown
-    (shown,) = train_once(make_model(coordinated_dropout=0.4), spikes)
+    (shown,) = train(make_model(coordinated_dropout=0.4, coordinated_dropout_start=0.0), spikes)
     observed = ~spikes.isnan()
     share_hidden = (shown == 0)[observed].float().mean()
     assert share_hidden == pytest.approx(0.4, abs=0.05)
@@ -179,8 +179,24 @@ def test_coordinated_dropout_hides_what_it_learns_from():
 
 def test_without_coordinated_dropout_the_encoder_sees_all_that_is_observed():
     spikes = some_spikes(0.9)
-    (shown,) = train_once(make_model(coordinated_dropout=0.0), spikes)
+    (shown,) = train(make_model(coordinated_dropout=0.0), spikes)
     torch.testing.assert_close(shown, spikes.nan_to_num(nan=0.0))
+
+
+class StopAtOnce(pl.Callback):
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        trainer.should_stop = True
+
+
+def test_coordinated_dropout_begins_after_a_part_of_the_training_and_at_once_if_that_has_no_end():
+    spikes = some_spikes(0.9, shape=(32, 7, 5)) + 1
+
+    def hides(**limits) -> list[bool]:
+        model = make_model(coordinated_dropout=0.4, coordinated_dropout_start=0.4)
+        return [bool((shown == 0)[~spikes.isnan()].any()) for shown in train(model, spikes, **limits)]
+
+    assert hides(max_epochs=5) == [False, False, True, True, True]
+    assert hides(max_epochs=-1, callbacks=[StopAtOnce()]) == [True]
 
 
 def test_a_training_never_sees_held_out_counts():
@@ -189,7 +205,7 @@ def test_a_training_never_sees_held_out_counts():
     outcomes = []
     for change in (0.0, 5.0):
         model = make_model(coordinated_dropout=0.0, dropout=0.0)
-        (shown,) = train_once(model, torch.where(heldout, spikes + change, spikes), heldout=heldout)
+        (shown,) = train(model, torch.where(heldout, spikes + change, spikes), heldout=heldout)
         assert (shown[heldout] == 0).all()
         outcomes.append(model.state_dict())
     torch.testing.assert_close(outcomes[0], outcomes[1], rtol=0, atol=0)
