@@ -163,7 +163,7 @@ def train(
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    pl.Trainer(accelerator="cpu", **options | {"max_epochs": 1} | limits).fit(model, loader)
+    pl.Trainer(accelerator="cpu", **{"max_epochs": 1} | options | limits).fit(model, loader)
     return seen
 
 

@@ -39,8 +39,6 @@ def start_from(model: SequentialAutoencoder, checkpoint: str, keep: list[Part], 
             if module is not None:
                 module.load_state_dict(getattr(trained, name).state_dict())
                 module.requires_grad_(part not in freeze)
-    if "encoder" in keep:
-        model.hparams.coordinated_dropout_start = 0.0  # a trained encoder can copy from the first step on
     if "generator" in keep:
         model.hparams.start_at_mean_rates = False  # the readout has learned its bias
         model.decoder.weight_ih_l0.requires_grad_(model.hparams.input_size > 0 and "generator" not in freeze)
