@@ -63,7 +63,8 @@ class SequentialAutoencoder(pl.LightningModule):
         dropout: Probability of dropping a unit between encoder and decoder.
         coordinated_dropout: Probability of hiding an observed entry from the encoder in training. The loss is then taken on
             the hidden entries alone, which cannot be copied (Keshtkaran & Pandarinath 2019). 0: on all entries.
-        coordinated_dropout_start: Fraction of the training before it begins. At first, all entries teach, and little is copied.
+        coordinated_dropout_start: Fraction of the training before it begins; until then a model copies little. None: 0.5, or 0 with
+            inferred inputs, which copy at once. A training without end has it from the start.
         refinement: Epochs in which decoder, readout and the training trials' initial conditions are fitted at the end of
             the training (training/refinement.py), twice as many for large data. 0: none, and `infer` equals `forward`.
         start_at_mean_rates: Initialise the readout's bias with the log mean counts of the first batch, so that the training
@@ -93,18 +94,18 @@ class SequentialAutoencoder(pl.LightningModule):
         input_dropout: float = 0.5,
         dropout: float = 0.1,
         coordinated_dropout: float = 0.5,
-        coordinated_dropout_start: float = 0.0,
-        refinement: int = 60,
+        coordinated_dropout_start: float | None = None,
+        refinement: int = 40,
         start_at_mean_rates: bool = True,
         orthogonal_start: bool = True,
         optimizer: Literal["adam", "adamw", "muon"] = "muon",
-        learning_rate: float = 4e-2,
+        learning_rate: float = 2e-2,
         weight_decay: float | None = None,
         schedule: Literal["constant", "polynomial"] = "polynomial",
     ) -> None:
         super().__init__()
-        fractions = {"coordinated_dropout": coordinated_dropout, "coordinated_dropout_start": coordinated_dropout_start}
-        for name, value in (fractions | {"dropout": dropout, "input_dropout": input_dropout}).items():
+        fractions = {"coordinated_dropout": coordinated_dropout, "dropout": dropout, "input_dropout": input_dropout}
+        for name, value in (fractions | {"coordinated_dropout_start": coordinated_dropout_start or 0.0}).items():
             expect(0 <= value <= 1, f"--model.{name}", value, "a fraction from 0 to 1")
         for name, value in {"hidden_size": hidden_size, "learning_rate": learning_rate}.items():
             expect(0 < value < math.inf, f"--model.{name}", value, "a number above 0")
@@ -179,9 +180,9 @@ class SequentialAutoencoder(pl.LightningModule):
         return sbtt_loss(inferred.log_rates, target), penalty, target
 
     def training_step(self, batch: NamedTuple, batch_index: int) -> Tensor:
-        n_steps = self.trainer.estimated_stepping_batches  # infinite in a training without end, which hides at once
-        start = 0 if math.isinf(n_steps) else self.hparams.coordinated_dropout_start * n_steps
-        nll, penalty, target = self.losses(batch.shown, is_hiding=self.global_step >= start)
+        n_steps, start = self.trainer.estimated_stepping_batches, self.hparams.coordinated_dropout_start
+        start = (0.0 if self.hparams.input_size else 0.5) if start is None else start
+        nll, penalty, target = self.losses(batch.shown, math.isinf(n_steps) or self.global_step >= start * n_steps)
         self.log("train/nll", nll, on_step=False, on_epoch=True, batch_size=len(target), sync_dist=True)
         loss = nll + penalty
         if self.trainer.world_size > 1:  # gradients are averaged over processes: weight them by observed entries
@@ -224,13 +225,12 @@ class SequentialAutoencoder(pl.LightningModule):
         self.log("step", float(self.current_epoch + 1))  # the x-axis of TensorBoard
 
     def on_train_epoch_end(self) -> None:
-        learning_rate = self.optimizers().param_groups[0]["lr"]
-        self.log_dict({"train/learning_rate": learning_rate, "step": float(self.current_epoch + 1)})
+        rate = self.optimizers().param_groups[0]["lr"]
+        self.log_dict({"train/learning_rate": rate, "step": self.current_epoch + 1.0})
 
     def weight_decay(self, n_trials: int) -> float:
         """Return the weight decay for a number of training trials. The fewer there are, the easier they are overfitted."""
-        given = self.hparams.weight_decay
-        return 0.2 * (1248 / n_trials) ** 0.5 if given is None else given
+        return 0.2 * (1248 / n_trials) ** 0.5 if self.hparams.weight_decay is None else self.hparams.weight_decay
 
     def configure_optimizers(self) -> dict:
         self.trainer.fit_loop.setup_data()  # loads the training trials

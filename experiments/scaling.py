@@ -30,7 +30,7 @@ from training.options import N_STEPS, extension
 from training.refinement import MAX_TRIALS, refine
 
 N_TIMED = 10  # steps of the training that are timed, without the first two
-REFINEMENTS = 1, 4  # epochs of the two that are timed
+REFINEMENTS = 4, 8  # epochs of the two that are timed
 N_INFERRED = 64  # trials that are inferred
 
 

@@ -188,15 +188,18 @@ class StopAtOnce(pl.Callback):
         trainer.should_stop = True
 
 
-def test_coordinated_dropout_begins_after_a_part_of_the_training_and_at_once_if_that_has_no_end():
+def test_coordinated_dropout_begins_after_a_part_of_the_training_and_at_once_if_that_has_no_end_or_infers_inputs():
     spikes = some_spikes(0.9, shape=(32, 7, 5)) + 1
 
-    def hides(**limits) -> list[bool]:
-        model = make_model(coordinated_dropout=0.4, coordinated_dropout_start=0.4)
+    def hides(options: dict[str, float], **limits) -> list[bool]:
+        model = make_model(coordinated_dropout=0.4, **options)
         return [bool((shown == 0)[~spikes.isnan()].any()) for shown in train(model, spikes, **limits)]
 
-    assert hides(max_epochs=5) == [False, False, True, True, True]
-    assert hides(max_epochs=-1, callbacks=[StopAtOnce()]) == [True]
+    assert hides({"coordinated_dropout_start": 0.4}, max_epochs=5) == [False, False, True, True, True]
+    assert hides({}, max_epochs=4) == [False, False, True, True]
+    assert hides({"input_size": 2}, max_epochs=2) == [True, True]
+    assert hides({"input_size": 2, "coordinated_dropout_start": 0.5}, max_epochs=2) == [False, True]
+    assert hides({}, max_epochs=-1, callbacks=[StopAtOnce()]) == [True]
 
 
 def test_a_training_never_sees_held_out_counts():

@@ -40,10 +40,10 @@ def standard_error(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def choose_readouts(model: SequentialAutoencoder, typical: Tensor, development: Development) -> dict[int, nn.Linear]:
-    """Return readouts of typical latents (J, T, H) with as few factors as held-out counts allow, by their number of factors.
+    """Return two readouts of typical latents (J, T, H) with as few factors as held-out counts allow, by their number of factors.
 
-    The first has one factor more than the fewest whose loss is within two standard errors (over trials) of the least: one
-    more, because the fit has yet to find the exact directions. The second, if it has more factors, has the least loss.
+    They have one and two factors more than the fewest whose loss is within two standard errors (over trials) of the least:
+    more, because the fit has yet to find the exact directions. One readout, if there are no more factors.
     """
     readouts = principal_readouts(model.readout, typical)
     latents = model(rescale(development.shown, development.spikes)).latents
@@ -52,6 +52,6 @@ def choose_readouts(model: SequentialAutoencoder, typical: Tensor, development: 
     excess = losses - losses[best]
     is_good = excess.sum(1) <= 2 * standard_error(excess)
     is_good[best] = True
-    fewest, best = 1 + int(is_good.nonzero()[0]), 1 + best
-    first = min(fewest + 1, len(readouts))
-    return {n_factors: readouts[n_factors - 1] for n_factors in sorted({first, max(first, best)})}
+    fewest = 1 + int(is_good.nonzero()[0])
+    numbers = [min(fewest + more, len(readouts)) for more in (1, 2)]
+    return {n_factors: readouts[n_factors - 1] for n_factors in numbers}

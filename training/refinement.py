@@ -2,7 +2,7 @@
 
 The encoder's guess of an initial condition is not the best one, and a decoder that learns from poor guesses learns blurred
 dynamics. So at the end each training trial gets an initial condition of its own, in a table. Table, decoder and readout are
-fitted together, without the encoder. This takes about a third of the time of a training. The decoder then runs without inputs.
+fitted together, without the encoder. This takes about 40% of the time of a training. The decoder then runs without inputs.
 If the model has any, the whole model is also trained further with inputs in every trial, and held-out counts decide whether
 they are needed.
 
@@ -31,8 +31,8 @@ MAX_BATCH_SIZE = 208  # at most a third of the trials
 LEARNING_RATE, TABLE_RATE, DRIVEN_RATE = 1.2e-2, 5e-2, 2e-2
 MAX_STATE = 1e6  # of an initial condition; the decoder's states are between -1 and 1
 PRIOR_WEIGHT = 2.0  # of the Gaussian prior over a table of own initial conditions
-OWN_EPOCHS = 2 / 3  # of the epochs; for longer, own initial conditions learn the noise of a trial
-DRIVEN_STEPS = 4  # for each epoch of the other fits
+OWN_EPOCHS = (1 / 8, 1 / 2)  # of the epochs: the fewer neurons are observed, the sooner own trajectories learn noise
+DRIVEN_STEPS = 6  # for each epoch of the shared fit
 DRIVEN_MARGIN = 4.0  # standard errors; inputs learn the training trials by heart, also those with held-out counts
 
 
@@ -43,6 +43,7 @@ class Candidate(NamedTuple):
     weights: dict[str, Tensor]  # of the model
     n_factors: int  # rank of the readout
     reference: Tensor  # (J, H) initial conditions of training trials; empty: the encoder alone infers
+    n_epochs: int = 0  # of its fit, if it has one
 
     def install(self, model: SequentialAutoencoder, trials: Tensor | slice = slice(None)) -> None:
         """Make the model infer in this way, with some of the reference trials."""
@@ -78,7 +79,7 @@ def fit(
             similar: by the trajectories of the other trials in its batch (`leave_one_out_loss`).
         trials: Training trials.
         rows: (J,) which of them are in the table.
-        n_epochs: Number of epochs, if trials share trajectories.
+        n_epochs: Number of epochs.
         decay: Weight decay.
         seed: Seed of the order of the trials.
     """
@@ -91,13 +92,10 @@ def fit(
         MuonAdam([decoder, readout], None, LEARNING_RATE, decay),
         torch.optim.SparseAdam(table.parameters(), TABLE_RATE, betas=(0.9, 0.99)),
     ]
-    n_epochs = max(1, round(n_epochs * OWN_EPOCHS)) if prior == "own" else n_epochs
     n_batches = max(3, round(len(rows) / MAX_BATCH_SIZE))
     schedules = [PolynomialLR(optimizer, n_epochs * n_batches) for optimizer in optimizers]
     generator = torch.Generator().manual_seed(seed)
     for _ in range(n_epochs):
-        if not table.weight.abs().max() < MAX_STATE:  # it diverged
-            return start._replace(reference=start.reference[:0])
         mean, whitening = whiten(table.weight.detach())
         for batch in torch.randperm(len(rows), generator=generator).tensor_split(n_batches):
             spikes = trials[rows[batch]].shown.to(table.weight)
@@ -115,8 +113,10 @@ def fit(
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
                 optimizer.step()
                 schedule.step()
+        if not table.weight.abs().max() < MAX_STATE:  # it diverged
+            return start._replace(reference=start.reference[:0])
     merged = readout if is_frozen else merge_readout(readout)
-    return Candidate(prior, weights_of(model, readout=merged), start.n_factors, table.weight.detach())
+    return Candidate(prior, weights_of(model, readout=merged), start.n_factors, table.weight.detach(), n_epochs)
 
 
 def fit_driven(
@@ -161,7 +161,7 @@ def refine(
     Args:
         model: The model, in evaluation mode. Its decoder, readout and reference change.
         trials: The training trials, some of them with held-out counts.
-        n_epochs: Epochs of each fit.
+        n_epochs: Epochs of the shared fit. Own fits have parts of them (`OWN_EPOCHS`).
         seed: Seed of the fits.
         for_new_conditions: The model is to infer conditions that are not in training. Then the trajectories that training
             trials share still teach the decoder, but each new trial gets one of its own.
@@ -192,11 +192,14 @@ def refine(
         """Return the losses (D,) of the development trials. Like new trials, they are not in the reference."""
         candidate.install(model, ~has_heldout)
         losses = development.score(model)
-        tried[f"{candidate.prior}_{candidate.n_factors}_factors"] = float(losses.sum() / development.n_heldout)
+        epochs = f"_{candidate.n_epochs}_epochs" if candidate.n_epochs else ""
+        name = f"{candidate.prior}_{candidate.n_factors}_factors{epochs}"
+        tried[name] = float(losses.sum() / development.n_heldout)
         return losses
 
     has_inputs, alone = model.input_linear is not None, few._replace(reference=encoded[:0])
-    fitted = [fit(model, few, prior, trials, rows, n_epochs, decay, seed) for prior in ("shared", "own")]
+    own = [("own", n) for n in sorted({max(1, round(part * n_epochs)) for part in OWN_EPOCHS})]
+    fitted = [fit(model, few, prior, trials, rows, n, decay, seed) for prior, n in [("shared", n_epochs), *own]]
     candidates = fitted if has_inputs else [alone, *fitted]
     least, best = min(((score(candidate), candidate) for candidate in candidates), key=lambda pair: pair[0].sum())
 
@@ -211,7 +214,7 @@ def refine(
         if best.prior == "encoder":
             least, best = better(start._replace(reference=encoded[:0]))
         else:
-            least, best = better(fit(model, start, best.prior, trials, rows, n_epochs, decay, seed))
+            least, best = better(fit(model, start, best.prior, trials, rows, best.n_epochs, decay, seed))
     if has_inputs:
         driven = fit_driven(model, whole, trials, rows, n_epochs * DRIVEN_STEPS, seed)
         least, best = better(driven, DRIVEN_MARGIN)
