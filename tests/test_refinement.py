@@ -43,6 +43,9 @@ def test_trials_that_repeat_share_trajectories_and_are_inferred_better(small_lor
     assert min(tried, key=tried.__getitem__).startswith("shared_")
     assert model.prior == "shared"
     assert f"shared_{rank(model.readout)}_factors_30_epochs" in tried
+    numbers_of_factors = sorted({int(name.split("_")[1]) for name in tried})
+    assert numbers_of_factors[1] - numbers_of_factors[0] == len(numbers_of_factors) - 1 == 1
+    assert {name.split("_factors_")[1] for name in tried if name.startswith("own_")} == {"4_epochs", "15_epochs"}
     assert rank(model.readout) < 12
     assert len(model.reference) == len(data.datasets["train"])
     assert after["valid/r2"] > before["valid/r2"] + 0.03
