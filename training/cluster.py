@@ -179,4 +179,6 @@ def unpack(packed: bytes, folder: Path | None) -> None:
     """Write the files of an archive to a folder."""
     if packed:
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            archive.extractall(folder, filter="data")
+            # as an attribute, which Python before 3.11.4 ignores
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)
+            archive.extractall(folder)
