@@ -82,7 +82,9 @@ SMALL = [
     "--data.batch_size=32",
     "--trainer.max_epochs=4",
     "--trainer.check_val_every_n_epoch=2",
+    "--trainer.logger=false",
 ]
+LOGGED = [*SMALL, "--trainer.logger=true"]  # with TensorBoard's figures, which take longer than such a training
 
 
 class Done(NamedTuple):
@@ -180,7 +182,7 @@ def sweep(tmp_path_factory, small_lorenz) -> tuple[Path, str]:
         if not printed.exists():
             folder.mkdir()
             words = ["--data.path", small_lorenz, "--bandwidths", "4", "2", "--jobs", "2", "--name", "two"]
-            done = finish(folder, str(ROOT / "train.py"), *words, "--seed_everything", "7", *SMALL)
+            done = finish(folder, str(ROOT / "train.py"), *words, "--seed_everything", "7", *LOGGED)
             assert (done.status, done.errors) == (0, "")
             printed.write_text(done.output, encoding="utf-8")
     return folder / "lightning_logs" / "two", printed.read_text(encoding="utf-8")

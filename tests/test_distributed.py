@@ -57,7 +57,17 @@ def read(run: Path) -> list[dict[str, float]]:
 
 
 def test_two_processes_train_what_one_does_with_twice_the_batch(tmp_path, gaps, one):
-    words = ["--data.path", str(gaps), *SHORT, *TWO, "--data.batch_size", "16", "--name", "two"]
+    words = [
+        "--data.path",
+        str(gaps),
+        *SHORT,
+        *TWO,
+        "--data.batch_size",
+        "16",
+        "--trainer.logger=true",
+        "--name",
+        "two",
+    ]
     done = finish(tmp_path, TRAIN, *words)
     assert (done.status, done.errors) == (0, "")
     assert done.output.count("Training 1 bandwidth") == done.output.count("bandwidth  9  epoch    2/2") == 1
@@ -79,7 +89,7 @@ def under_slurm(rank: int, port: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("launcher", ["torchrun", "slurm"])
 def test_a_launcher_may_start_the_two_processes(tmp_path, gaps, one, launcher):
-    words = ["--data.path", str(gaps), *SHORT, *TWO, "--data.batch_size", "16", "--trainer.logger=false"]
+    words = ["--data.path", str(gaps), *SHORT, *TWO, "--data.batch_size", "16"]
     command = [TRAIN, *words, "--name", "two"]
     port = free_port()
     if launcher == "torchrun":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import SMALL
+from conftest import LOGGED, SMALL
 
 from data import Batch, SpikeDataModule
 from evaluation.checkpoints import load_checkpoint
@@ -63,7 +63,7 @@ def test_without_inputs_the_model_is_as_before():
 
 def test_inputs_are_in_files_and_figures(call, tmp_path, small_lorenz):
     words = ["--data.path", small_lorenz, "--bandwidths", "6", "--model.input_size", "2", "--name", "driven"]
-    done = call(tmp_path, "train.py", *words, *SMALL)
+    done = call(tmp_path, "train.py", *words, *LOGGED)
     assert (done.status, done.errors) == (0, "")
     checkpoint = tmp_path / "lightning_logs" / "driven" / "bandwidth_06" / "best.ckpt"
     done = call(tmp_path, "infer.py", str(checkpoint), small_lorenz, "--out", "rates.h5")

@@ -18,7 +18,7 @@ SPACE = {"model.hidden_size": [4, 8], "model.learning_rate": {"low": 1e-3, "high
 @pytest.fixture
 def words(tmp_path, small_lorenz) -> list[str]:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    small = [*SMALL[2:], "--model.refinement=0", "--trainer.logger=false", "--jobs=1", "--space", "space.yaml"]
+    small = [*SMALL[2:], "--model.refinement=0", "--jobs=1", "--space", "space.yaml"]
     return ["search.py", "--data.path", small_lorenz, "--bandwidths", "3", "--name", "found", *small]
 
 

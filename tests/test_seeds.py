@@ -15,7 +15,7 @@ def rows_of(path) -> list[dict[str, str]]:
 
 
 def test_each_seed_is_a_training_of_its_own(call, tmp_path, small_lorenz):
-    words = ["--data.path", small_lorenz, *SMALL, "--trainer.logger=false", "--jobs", "1"]
+    words = ["--data.path", small_lorenz, *SMALL, "--jobs", "1"]
     done = call(
         tmp_path,
         "train.py",
