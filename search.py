@@ -122,7 +122,7 @@ def main() -> None:
         space_path = run_dir / "space.yaml"
     training = of_one_training(config)
     check = functools.partial(check_settings, training)
-    space = read_space(space_path, options.make_parser(), check)
+    space = read_space(space_path, options.train_parser(), check)
     if config.cluster != "local":
         connect(config.cluster)
     if run_dir is None:

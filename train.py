@@ -40,7 +40,7 @@ def build(
 ) -> tuple[SpikeDataModule, SequentialAutoencoder, pl.Trainer]:
     """Make data, model and trainer of one bandwidth from its options. The arguments are those of `train_level`."""
     pl.seed_everything(config.seed_everything, workers=True, verbose=False)
-    given = options.make_parser().instantiate(config).trainer  # options that name classes become objects
+    given = options.train_parser().instantiate(config).trainer  # options that name classes become objects
     data = SpikeDataModule(**config.data, seed=config.seed_everything)
     model = SequentialAutoencoder(data.n_neurons, data.bin_width, data.n_heldin, **config.model)
     if config.init_from is not None:
@@ -114,7 +114,7 @@ def train_level(
 
 def main() -> None:
     silence_lightning()
-    parser = options.make_parser()
+    parser = options.train_parser()
     config = parser.parse_args()
     run_dir = None
     if config.resume is not None:

@@ -14,7 +14,7 @@ from command_line import FailedWork, InputError, command_parser, write_table
 from data import SpikeDataModule
 from evaluation.checkpoints import LOGS
 from plotting.style import STYLE, save
-from training.options import make_parser
+from training.options import train_parser
 from training.runs import read_results
 
 
@@ -69,7 +69,7 @@ def train(name: str, words: list[str], cluster: str = "local") -> dict[tuple[int
     """
     words = ["--name", name, *words, "--cluster", cluster]
     if (LOGS / name / "config.yaml").exists():
-        parser = make_parser()
+        parser = train_parser()
         begun, asked = parser.parse_path(LOGS / name / "config.yaml"), parser.parse_args(words)
         asked.config, asked.jobs, asked.cluster = begun.config, begun.jobs, begun.cluster
         if begun != asked:

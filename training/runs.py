@@ -12,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from command_line import InputError, atomic_write, read_table, writable_folder
 from evaluation.checkpoints import LOGS
-from training.options import make_parser
+from training.options import train_parser
 
 # environment variable that tells the other processes of a distributed training the folder of the run
 RUN_DIR_VARIABLE = "SBTT_RUN_DIR"
@@ -85,7 +85,7 @@ def save_config(
     """Write all options to a file in `folder`, which `--config` reads. The parser is that of train.py if none is given."""
     if is_main_process():
         with atomic_write(folder / name) as path:
-            path.write_text((parser or make_parser()).dump(config, skip_unset=False))
+            path.write_text((parser or train_parser()).dump(config, skip_unset=False))
 
 
 @contextlib.contextmanager
