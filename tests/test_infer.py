@@ -98,7 +98,12 @@ def test_rates_that_underflow_have_finite_logarithms(checkpoint):
 
 
 def test_the_example_leads_from_spike_times_to_rates(tmp_path, call, commands_in_process):
-    done = call(tmp_path, "examples/own_recording.py", "--train", "--trainer.max_epochs 1 --model.refinement 0")
+    done = call(
+        tmp_path,
+        "examples/own_recording.py",
+        "--train",
+        "--trainer.max_epochs 1 --model.refinement 0 --trainer.logger false",
+    )
     assert (done.status, done.errors) == (0, "")
     assert "bits/spike" in "".join(commands_in_process)
     with h5py.File(tmp_path / "own_rates.h5") as file:
@@ -121,7 +126,13 @@ def test_the_real_example_predicts_the_interval_of_its_trials(tmp_path, call, co
         tmp_path / "source.npz", spiketimes=times[kept], trial_ids=trial[kept], neuron_ids=unit[kept],
         tmin=[-500.0], tmax=[1500.0], tap1=np.zeros(80), tap2=interval,
     )  # fmt: skip
-    words = ["--bandwidths", "8", "2", "--train", "--trainer.max_epochs 1 --model.refinement 0 --model.hidden_size 8"]
+    words = [
+        "--bandwidths",
+        "8",
+        "2",
+        "--train",
+        "--trainer.max_epochs 1 --model.refinement 0 --model.hidden_size 8 --trainer.logger false",
+    ]
     done = call(tmp_path, "examples/real_recording.py", "source.npz", *words)
     assert (done.status, done.errors) == (0, "")
     (all_units, two_units) = read_table(tmp_path / "rat_figures" / "interval.csv")
