@@ -60,13 +60,16 @@ def plot_overfitting(copying: History, learning: History, bandwidth: int) -> Fig
     Args:
         copying: The history of a recipe without coordinated dropout: `epoch` (epochs,), and `nll`, `heldout_nll` and `r2`
             (seeds, epochs).
-        learning: The same with coordinated dropout.
+        learning: The same with coordinated dropout. Until it begins, both are the same.
         bandwidth: Number of neurons observed, for the title.
     """
     figure = Figure(figsize=(7, 2.9))
     titles = {"nll": "NLL of counts the model sees", "heldout_nll": "NLL of held-out counts", "r2": "R² to true rates"}
     looks = [(copying, ORANGE, "-.", "without coordinated dropout"), (learning, BLUE, "-", "with coordinated dropout")]
+    same = (copying["nll"] == learning["nll"]).all(0)
     for axes, (score, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
+        if same.any():
+            axes.axvline(copying["epoch"][same][-1], color=GREY, ls=":", lw=1, label="coordinated dropout begins")
         for history, colour, dashes, label in looks:
             values = history[score]
             axes.plot(history["epoch"], values.mean(0), dashes, color=colour, label=label)
@@ -74,7 +77,7 @@ def plot_overfitting(copying: History, learning: History, bandwidth: int) -> Fig
         axes.set(title=title, xlabel="epoch", ylabel="nats per count" if "nll" in score else "R²")
     axes.set_ylim(bottom=max(axes.get_ylim()[0], -2.2))
     figure.suptitle(f"{bandwidth} neurons observed at each time step")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
