@@ -9,11 +9,12 @@ import resource
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import LOGGED, PATIENCE, ROOT, SMALL, finish, run_here, started
+from conftest import LOGGED, PATIENCE, ROOT, SMALL, run_here, started
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from evaluation.checkpoints import find_checkpoints
@@ -50,7 +51,7 @@ def check_same(whole_run: Path, run: Path) -> None:
     assert not list(run.rglob(".*.ckpt"))
 
 
-def test_a_sweep_killed_at_a_random_moment_ends_with_the_same_bits(whole_run, small_lorenz):
+def test_a_sweep_killed_at_a_random_moment_ends_with_the_same_bits(call, whole_run, small_lorenz):
     run = whole_run.parent / "killed"
     with started(run.parents[1], *WORDS, "--data.path", small_lorenz, "--name", "killed") as process:
         deadline = time.monotonic() + PATIENCE
@@ -60,7 +61,7 @@ def test_a_sweep_killed_at_a_random_moment_ends_with_the_same_bits(whole_run, sm
         process.kill()  # the workers must notice by themselves
         process.communicate(timeout=PATIENCE)  # ends when no process writes to its pipes any more
         assert not (run / "results.csv").exists()
-    done = finish(run.parents[1], str(ROOT / "train.py"), "--resume", str(run))
+    done = call(run.parents[1], "train.py", "--resume", str(run))
     assert done.status == 0, done.errors
     check_same(whole_run, run)
 
@@ -158,24 +159,31 @@ def test_a_bandwidth_that_explodes_leaves_the_last_good_checkpoint(call, tmp_pat
             assert weights.isfinite().all(), name
 
 
+@contextlib.contextmanager
+def small_disk(n_bytes: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes, as on a disk that fills up."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
     path = tmp_path / "last.ckpt"
     writer = AtomicCheckpointIO()
     writer.save_checkpoint({"epoch": 1}, path)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # a disk that fills up
-    try:
-        with pytest.raises(OSError, match="too large"):
-            writer.save_checkpoint({"epoch": 2, "weights": torch.zeros(100_000)}, path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with small_disk(10_000), pytest.raises(OSError, match="too large"):
+        writer.save_checkpoint({"epoch": 2, "weights": torch.zeros(100_000)}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_a_full_disk_is_said_in_one_line(tmp_path, data_file):
-    words = [str(ROOT / "train.py"), "--data.path", data_file, "--bandwidths", "4", "2", *LOGGED, "--name", "full"]
-    done = finish(tmp_path, *words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000)))
+def test_a_full_disk_is_said_in_one_line(call, tmp_path, data_file):
+    words = ["--data.path", data_file, "--bandwidths", "4", "2", "--jobs", "1", *LOGGED, "--name", "full"]
+    with small_disk(12_000):
+        done = call(tmp_path, "train.py", *words)
     assert done.status == 1
     assert done.errors.startswith("train.py: ")
     assert "File too large" in done.errors
