@@ -31,9 +31,10 @@ MAX_BATCH_SIZE = 208  # at most a third of the trials
 LEARNING_RATE, TABLE_RATE, DRIVEN_RATE = 1.2e-2, 5e-2, 2e-2
 MAX_STATE = 1e6  # of an initial condition; the decoder's states are between -1 and 1
 PRIOR_WEIGHT = 2.0  # of the Gaussian prior over a table of own initial conditions
-OWN_EPOCHS = (1 / 8, 1 / 2)  # of the epochs: the fewer neurons are observed, the sooner own trajectories learn noise
+# of the fits, as parts of the epochs: the fewer neurons are observed, the sooner a fit learns noise, own ones first
+LENGTHS = {"shared": (1 / 3, 1), "own": (1 / 8, 1 / 2)}
 DRIVEN_STEPS = 6  # for each epoch of the shared fit
-DRIVEN_MARGIN = 4.0  # standard errors; inputs learn the training trials by heart, also those with held-out counts
+ENCODER_MARGIN = 4.0  # standard errors; an encoder knows the training trials by heart, also those with held-out counts
 
 
 class Candidate(NamedTuple):
@@ -161,7 +162,7 @@ def refine(
     Args:
         model: The model, in evaluation mode. Its decoder, readout and reference change.
         trials: The training trials, some of them with held-out counts.
-        n_epochs: Epochs of the shared fit. Own fits have parts of them (`OWN_EPOCHS`).
+        n_epochs: Epochs of the longest fit. The others have parts of them.
         seed: Seed of the fits.
         for_new_conditions: The model is to infer conditions that are not in training. Then the trajectories that training
             trials share still teach the decoder, but each new trial gets one of its own.
@@ -178,7 +179,7 @@ def refine(
         encoded, inputs = zip(*(model.encode(trials[part].shown.to(model.reference)) for part in parts), strict=True)
         encoded, inputs = torch.cat(encoded), None if inputs[0] is None else torch.cat(inputs, dim=1)
         typical = model.decode(encoded, development.spikes.shape[1], inputs)[1]
-    if not encoded.abs().max() < MAX_STATE:  # the training diverged: nothing to refine
+    if not (encoded.abs().max() < MAX_STATE and has_heldout.any()):  # the training diverged, or nothing can decide
         return {}
     is_frozen = not model.readout.weight.requires_grad  # the fits are of the table alone
     readouts = {rank(model.readout): model.readout} if is_frozen else choose_readouts(model, typical, development)
@@ -187,6 +188,9 @@ def refine(
     )
     whole = Candidate("driven", weights_of(model), rank(model.readout), encoded[:0])
     tried, decay = {}, model.weight_decay(len(trials))
+
+    def total(scored: tuple[Tensor, Candidate]) -> Tensor:
+        return scored[0].sum()
 
     def score(candidate: Candidate) -> Tensor:
         """Return the losses (D,) of the development trials. Like new trials, they are not in the reference."""
@@ -197,11 +201,10 @@ def refine(
         tried[name] = float(losses.sum() / development.n_heldout)
         return losses
 
-    has_inputs, alone = model.input_linear is not None, few._replace(reference=encoded[:0])
-    own = [("own", n) for n in sorted({max(1, round(part * n_epochs)) for part in OWN_EPOCHS})]
-    fitted = [fit(model, few, prior, trials, rows, n, decay, seed) for prior, n in [("shared", n_epochs), *own]]
-    candidates = fitted if has_inputs else [alone, *fitted]
-    least, best = min(((score(candidate), candidate) for candidate in candidates), key=lambda pair: pair[0].sum())
+    lengths = {(prior, max(1, round(part * n_epochs))) for prior, parts in LENGTHS.items() for part in parts}
+    fitted = [fit(model, few, prior, trials, rows, n, decay, seed) for prior, n in sorted(lengths)]
+    scored = [(score(candidate), candidate) for candidate in fitted]
+    least, best = min(scored, key=total)
 
     def better(candidate: Candidate, margin: float = 1.0) -> tuple[Tensor, Candidate]:
         """Return the candidate if it is better than the best one by `margin` standard errors, else that one."""
@@ -209,15 +212,18 @@ def refine(
         gain = least - losses
         return (losses, candidate) if gain.sum() > margin * standard_error(gain) else (least, best)
 
-    least, best = better(fitted[0]._replace(prior="similar"))
+    if shared := [pair for pair in scored if pair[1].prior == "shared"]:  # none if they diverged
+        least, best = better(min(shared, key=total)[1]._replace(prior="similar"))
     for start in more:
         if best.prior == "encoder":
             least, best = better(start._replace(reference=encoded[:0]))
         else:
             least, best = better(fit(model, start, best.prior, trials, rows, best.n_epochs, decay, seed))
-    if has_inputs:
-        driven = fit_driven(model, whole, trials, rows, n_epochs * DRIVEN_STEPS, seed)
-        least, best = better(driven, DRIVEN_MARGIN)
+    if model.input_linear is None:
+        by_encoder = few._replace(reference=encoded[:0])
+    else:
+        by_encoder = fit_driven(model, whole, trials, rows, n_epochs * DRIVEN_STEPS, seed)
+    least, best = better(by_encoder, ENCODER_MARGIN)
     if for_new_conditions and best.prior in ("shared", "similar"):
         best = best._replace(prior="own")
     best.install(model)
