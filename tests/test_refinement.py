@@ -21,13 +21,13 @@ from training.refinement import Candidate, fit, refine, weights_of
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
 
-def train(path: str, bandwidth: int, epochs: int) -> tuple[SequentialAutoencoder, SpikeDataModule]:
+def train(path: str, bandwidth: int, epochs: int, **options) -> tuple[SequentialAutoencoder, SpikeDataModule]:
     """Train without refinement; return model and data."""
     pl.seed_everything(0, verbose=False)
     data = SpikeDataModule(path, bandwidth=bandwidth, batch_size=32)
-    model = SequentialAutoencoder(data.n_neurons, data.bin_width, hidden_size=16, learning_rate=5e-2)
-    options = {"enable_checkpointing": False, "limit_val_batches": 0, "gradient_clip_val": 1.0}
-    pl.Trainer(max_epochs=epochs, **QUIET, **options).fit(model, data)
+    model = SequentialAutoencoder(data.n_neurons, data.bin_width, hidden_size=16, learning_rate=5e-2, **options)
+    limits = {"enable_checkpointing": False, "limit_val_batches": 0, "gradient_clip_val": 1.0}
+    pl.Trainer(max_epochs=epochs, **QUIET, **limits).fit(model, data)
     return model.eval(), data
 
 
@@ -45,7 +45,8 @@ def test_trials_that_repeat_share_trajectories_and_are_inferred_better(small_lor
     assert f"shared_{rank(model.readout)}_factors_30_epochs" in tried
     numbers_of_factors = sorted({int(name.split("_")[1]) for name in tried})
     assert numbers_of_factors[1] - numbers_of_factors[0] == len(numbers_of_factors) - 1 == 1
-    assert {name.split("_factors_")[1] for name in tried if name.startswith("own_")} == {"4_epochs", "15_epochs"}
+    for kind, lengths in {"shared": {"10_epochs", "30_epochs"}, "own": {"4_epochs", "15_epochs"}}.items():
+        assert {name.split("_factors_")[1] for name in tried if name.startswith(kind)} == lengths
     assert rank(model.readout) < 12
     assert len(model.reference) == len(data.datasets["train"])
     assert after["valid/r2"] > before["valid/r2"] + 0.03
@@ -73,6 +74,17 @@ def test_trials_that_do_not_repeat_have_trajectories_of_their_own(tmp_path):
     model, data = train(path, bandwidth=12, epochs=60)
     before = score(model, data)
     refine(model, data.datasets["train"], n_epochs=20, seed=0)
+    assert model.prior == "own"
+    assert score(model, data)["valid/heldout_nll"] < before["valid/heldout_nll"]
+
+
+def test_an_encoder_that_knows_the_training_trials_by_heart_is_not_kept(tmp_path):
+    path = str(tmp_path / "few.h5")
+    simulate(path=path, conditions=60, trials=1, neurons=12, bins=20, mean_rate=40.0)
+    model, data = train(path, bandwidth=6, epochs=120, coordinated_dropout=0.0)
+    before = score(model, data)
+    tried = refine(model, data.datasets["train"], n_epochs=20, seed=0)
+    assert min(tried, key=tried.__getitem__).startswith("encoder_")
     assert model.prior == "own"
     assert score(model, data)["valid/heldout_nll"] < before["valid/heldout_nll"]
 
