@@ -189,9 +189,6 @@ def refine(
     whole = Candidate("driven", weights_of(model), rank(model.readout), encoded[:0])
     tried, decay = {}, model.weight_decay(len(trials))
 
-    def total(scored: tuple[Tensor, Candidate]) -> Tensor:
-        return scored[0].sum()
-
     def score(candidate: Candidate) -> Tensor:
         """Return the losses (D,) of the development trials. Like new trials, they are not in the reference."""
         candidate.install(model, ~has_heldout)
@@ -203,8 +200,7 @@ def refine(
 
     lengths = {(prior, max(1, round(part * n_epochs))) for prior, parts in LENGTHS.items() for part in parts}
     fitted = [fit(model, few, prior, trials, rows, n, decay, seed) for prior, n in sorted(lengths)]
-    scored = [(score(candidate), candidate) for candidate in fitted]
-    least, best = min(scored, key=total)
+    least, best = min(((score(candidate), candidate) for candidate in fitted), key=lambda pair: pair[0].sum())
 
     def better(candidate: Candidate, margin: float = 1.0) -> tuple[Tensor, Candidate]:
         """Return the candidate if it is better than the best one by `margin` standard errors, else that one."""
@@ -212,8 +208,9 @@ def refine(
         gain = least - losses
         return (losses, candidate) if gain.sum() > margin * standard_error(gain) else (least, best)
 
-    if shared := [pair for pair in scored if pair[1].prior == "shared"]:  # none if they diverged
-        least, best = better(min(shared, key=total)[1]._replace(prior="similar"))
+    for candidate in fitted:
+        if candidate.prior == "shared":
+            least, best = better(candidate._replace(prior="similar"))
     for start in more:
         if best.prior == "encoder":
             least, best = better(start._replace(reference=encoded[:0]))
