@@ -33,7 +33,7 @@ MAX_STATE = 1e6  # of an initial condition; the decoder's states are between -1 
 PRIOR_WEIGHT = 2.0  # of the Gaussian prior over a table of own initial conditions
 # of the fits, as parts of the epochs: the fewer neurons are observed, the sooner a fit learns noise, own ones first
 LENGTHS = {"shared": (1 / 3, 1), "own": (1 / 8, 1 / 2)}
-DRIVEN_STEPS = 6  # for each epoch of the shared fit
+DRIVEN_STEPS = 6  # for each epoch of the longest fit
 ENCODER_MARGIN = 4.0  # standard errors; an encoder knows the training trials by heart, also those with held-out counts
 
 
