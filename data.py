@@ -56,12 +56,15 @@ class Masks(NamedTuple):
         observed = ~np.isnan(spikes)
         if self.bandwidth is not None:
             observed = sample(self.pattern, observed, self.bandwidth, self.seeds[0], rng)
-            spikes = fill_missing(np.where(observed, spikes, np.float32(np.nan)), self.fill)
         if self.stride is None or trial % self.stride:
-            return spikes, np.zeros_like(observed)
-        if self.first_heldout is not None:
-            return spikes, observed & (np.arange(spikes.shape[1]) >= self.first_heldout)
-        return spikes, observed & (rng.random(spikes.shape, dtype=np.float32) < self.heldout_fraction)
+            heldout = np.zeros_like(observed)
+        else:
+            neurons, chance = np.arange(spikes.shape[1]), rng.random(spikes.shape, dtype=np.float32)
+            is_random = self.first_heldout is None
+            heldout = observed & (chance < self.heldout_fraction if is_random else neurons >= self.first_heldout)
+        # what stands in place of a missing count must not tell the held-out ones
+        shown = fill_missing(np.where(observed & ~heldout, spikes, np.float32(np.nan)), self.fill)
+        return np.where(heldout, spikes, shown), heldout
 
 
 class TrialDataset(Dataset):
@@ -140,10 +143,8 @@ class SpikeDataModule(pl.LightningDataModule):
             this is worth, zeros or counts interpolated in time.
         split: trials: as in the file. conditions: every fifth condition is for validation, the others are for training.
         batch_size: Trials in a training batch. None: a twelfth of the training trials, at least 16, at most 128.
-        heldout_fraction: Fraction of the observed entries of a trial that are held out, to score models on: in all
-            validation trials and in some training trials.
-        development_fraction: Fraction of the training trials with held-out entries, from which the refinement finds out what
-            suits the data (at most 300 trials; 0: none).
+        heldout_fraction: Fraction of a trial's observed entries that are held out to score models, in each validation trial.
+        development_fraction: Fraction of the training trials (at most 300) that have them, too; by these the refinement chooses.
         bin_width: Width of a time bin (s). None: the file's attribute. If the file's rates are per ms: the width in ms.
         seed: Seed of the masks and of the order of the trials.
         num_workers: Processes that load batches. 0: none but the training's; small data are then kept on its GPU, if any.
@@ -177,8 +178,7 @@ class SpikeDataModule(pl.LightningDataModule):
         expect(batch_size is None or batch_size >= 1, "--data.batch_size", batch_size, "at least 1")
         expect(num_workers >= 0, "--data.num_workers", num_workers, "at least 0")
         expect(0 < heldout_fraction < 1, "--data.heldout_fraction", heldout_fraction, "a fraction between 0 and 1")
-        is_fraction = 0 <= development_fraction <= 1
-        expect(is_fraction, "--data.development_fraction", development_fraction, "a fraction from 0 to 1")
+        expect(0 <= development_fraction <= 0.5, "--data.development_fraction", development_fraction, "0 to 0.5")
         self.save_hyperparameters()
 
     def state_dict(self) -> dict[str, str | None]:

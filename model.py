@@ -58,15 +58,14 @@ class SequentialAutoencoder(pl.LightningModule):
         hidden_size: Units in each GRU.
         input_size: Number of inferred inputs that drive the decoder. 0: it runs without input.
         input_penalty: Weight of the mean square of the inputs in the loss (nats per entry).
-        input_dropout: Probability, in training, of running the decoder of a trial without inputs. So it learns as much of the
-            dynamics as needs none.
+        input_dropout: Probability, in training, of decoding a trial without inputs, to learn all dynamics that need none.
         dropout: Probability of dropping a unit between encoder and decoder.
         coordinated_dropout: Probability of hiding an observed entry from the encoder in training. The loss is then taken on
             the hidden entries alone, which cannot be copied (Keshtkaran & Pandarinath 2019). 0: on all entries.
         coordinated_dropout_start: Fraction of the training before it begins; until then a model copies little. None: 0.5, or 0 with
             inferred inputs, which copy at once. A training without end has it from the start.
         refinement: Epochs in which decoder, readout and the training trials' initial conditions are fitted at the end of
-            the training (training/refinement.py), twice as many for large data. 0: none, and `infer` equals `forward`.
+            the training (training/refinement.py), up to twice as many for large data. 0: none, and `infer` equals `forward`.
         start_at_mean_rates: Initialise the readout's bias with the log mean counts of the first batch, so that the training
             starts from each neuron's mean rate instead of one spike per bin.
         orthogonal_start: Initialise with orthogonal recurrent matrices and quick update gates (modules/initialization.py).
@@ -155,7 +154,8 @@ class SequentialAutoencoder(pl.LightningModule):
         """Infer from spikes (B, T, N) with the reference trials as a prior; without any, as `forward`."""
         if len(self.reference) == 0:
             return self(spikes)
-        return explain_trials(self, spikes, self.reference, self.prior_width)
+        with torch.autocast(spikes.device.type, enabled=False):  # bfloat16 has too few digits for covariances
+            return explain_trials(self, spikes, self.reference, self.prior_width)
 
     @property
     def prior(self) -> str:

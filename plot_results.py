@@ -75,7 +75,7 @@ def evaluate(checkpoint: Path, data_path: str | None) -> Evaluation:
         result.condition = data.trials["valid"].condition[:MAX_SHOWN_TRIALS]
         result.condition_names = data.condition_names
     if true is None:
-        recorded = data.trials["valid"].spikes[:MAX_SHOWN_TRIALS] / data.bin_width
+        recorded = data.trials["valid"].spikes[:MAX_SHOWN_TRIALS].astype(np.float32) / data.bin_width
         result.psth = tuple(mean_of_conditions(rates, result.condition) for rates in (recorded, inferred["rates"]))
     else:
         variance = true.var((0, 1))

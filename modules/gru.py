@@ -52,6 +52,10 @@ class GRUDecoder(nn.GRU):
         super().__init__(max(n_inputs, 1), hidden_size)
         self.weight_ih_l0.requires_grad = n_inputs > 0
 
+    def train(self, mode: bool = True) -> "GRUDecoder":
+        """Stay in training mode, which changes nothing here: without it cuDNN gives no gradients, and the refinement needs them."""
+        return super().train(True)
+
     def forward(self, initial_condition: Tensor, n_bins: int, inputs: Tensor | None = None) -> Tensor:
         """Return the states (T, B, H) of the `n_bins` time bins after the initial condition (B, H), driven by inputs (T, B, I)."""
         n_trials = len(initial_condition)

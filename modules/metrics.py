@@ -75,7 +75,7 @@ class BitsPerSpike(Metric):
 
     def per_neuron(self) -> Tensor:
         """Return the score (N,) of each neuron, NaN for one without any spike."""
-        return self.gain() / (self.spikes * math.log(2))
+        return torch.where(self.spikes > 0, self.gain() / (self.spikes * math.log(2)), torch.nan)
 
     def gain(self) -> Tensor:
         """Return the log-likelihood (N,) of each neuron's counts beyond that under its mean rate (nats)."""

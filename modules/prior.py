@@ -30,7 +30,7 @@ class KernelDensity:
         return (-0.5 * (distances / self.width) ** 2).logsumexp(dim=1)
 
     def sample(self, n_samples: int) -> Tensor:
-        """Draw initial conditions (n_samples, H), as many from each kernel as from any other. Always the same ones."""
+        """Draw initial conditions (n_samples, H), from all kernels in turn. Always the same ones."""
         generator = torch.Generator().manual_seed(0)
         rows = torch.arange(n_samples) % len(self.centres)
         noise = torch.randn(n_samples, self.centres.shape[1], generator=generator).to(self.centres)

@@ -59,6 +59,12 @@ def test_bits_per_spike_agrees_with_the_formula():
     assert float(metric.compute()) == pytest.approx(gain / n_spikes / np.log(2), rel=1e-4)
 
 
+def test_a_neuron_without_any_spike_has_no_bits_per_spike():
+    metric = BitsPerSpike(2)
+    metric.update(torch.zeros(3, 5, 2), torch.tensor([1.0, 0.0]).expand(3, 5, 2))
+    assert metric.per_neuron().isnan().tolist() == [False, True]
+
+
 def test_mean_rates_have_zero_bits_per_spike():
     spikes = torch.poisson(some_rates(0) / 20, torch.Generator().manual_seed(0))
     metric = BitsPerSpike(4)

@@ -112,6 +112,17 @@ def test_mixed_precision_gives_initial_conditions_and_log_rates_in_single_precis
     torch.testing.assert_close(inference.log_rates, model(spikes).log_rates, atol=0.03, rtol=0.03)
 
 
+@pytest.mark.parametrize("width", PRIOR_WIDTHS.values())
+def test_trials_explain_others_in_single_precision_under_mixed_precision(width):
+    spikes, model = some_spikes(), make_model().eval()
+    generator = torch.Generator().manual_seed(0)
+    line = torch.randn(40, 1, generator=generator) @ torch.randn(1, 6, generator=generator)
+    model.reference, model.prior_width = line + 0.02 * torch.randn(40, 6, generator=generator), width
+    with torch.autocast("cpu", torch.bfloat16):
+        inference = model.infer(spikes)
+    torch.testing.assert_close(inference.log_rates, model.infer(spikes).log_rates)
+
+
 def test_dropout_is_between_encoder_and_decoder_only():
     spikes = some_spikes()
     model = make_model(dropout=0.5).train()

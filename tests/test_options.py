@@ -21,6 +21,12 @@ from training.runs import make_run_dir
         (["--data.bandwidth", "9"], "bandwidth 9: expected 1 to 6"),
         (["--data.batch_size", "0"], "--data.batch_size 0"),
         (["--data.heldout_fraction", "1.5"], "--data.heldout_fraction 1.5"),
+        (["--data.development_fraction", "0.7"], "--data.development_fraction 0.7: expected 0 to 0.5"),
+        (
+            ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "valid/r2"],
+            "EarlyStopping: stops before",
+        ),
+        (["--trainer.devices", "abc", "--cluster", "auto"], "--trainer.devices abc: expected a number"),
         (["--trainer.max_epochs", "0"], "--trainer.max_epochs 0"),
         (["--trainer.max_epochs", "-7"], "max_epochs"),
         (["--trainer.accelerator", "abacus"], "accelerator"),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from command_line import InputError
 from data import SpikeDataModule
@@ -65,6 +66,18 @@ def test_filled_counts_are_in_input_and_loss(small_lorenz):
     assert not shown["zero"].isnan().any()
     assert not shown["zero"][missing].any()
     assert (shown["zero"][~missing] == shown["none"][~missing]).all()
+
+
+def test_filled_counts_do_not_tell_held_out_ones(data_arrays, write_file):
+    shown = []
+    for _ in range(2):
+        data = SpikeDataModule(write_file(data_arrays), bandwidth=3, fill="interpolated")
+        data.setup()
+        heldout = data.datasets["valid"][:].heldout.numpy()
+        shown.append(data.datasets["valid"][:].shown)
+        data_arrays["valid_data"] = data_arrays["valid_data"] + np.where(heldout, 50, 0).astype(np.float32)
+    assert heldout.any()
+    torch.testing.assert_close(*shown, equal_nan=True)
 
 
 def test_whole_conditions_can_be_held_out(tmp_path):

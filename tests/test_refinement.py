@@ -16,6 +16,7 @@ from modules.posterior import leave_one_out_loss
 from modules.readout import rank
 from recordings.hdf5 import has_new_conditions
 from simulate import simulate
+from training.development import choose_rows, have_heldout
 from training.refinement import Candidate, fit, refine, weights_of
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -139,6 +140,19 @@ def test_a_fit_lowers_the_loss_of_what_it_sees_and_sees_no_held_out_count(prior)
         loss = leave_one_out_loss if prior == "shared" else sbtt_loss
         losses.append(float(loss(model.decode(model.reference, 12)[0], seen)))
     assert losses[1] < losses[0] - 0.05
+
+
+def test_of_many_trials_some_are_chosen_a_quarter_of_them_with_held_out_counts():
+    heldout = torch.zeros(1000, 2, 3, dtype=torch.bool)
+    heldout[::5, 0, 1] = True  # 200 trials
+    trials = Trials(torch.zeros(1000, 2, 3), heldout)
+    for n, n_heldout in ((399, 99), (900, 200), (1000, 200), (3000, 200)):
+        rows = choose_rows(trials, n)
+        assert len(set(rows.tolist())) == len(rows) == min(n, 1000)
+        assert have_heldout(trials, rows).sum() == n_heldout
+        assert rows.tolist() == sorted(rows.tolist())
+    heldout[:800, 0, 1] = True  # more than a quarter must have them
+    assert have_heldout(trials, choose_rows(trials, 400)).sum() >= 100
 
 
 @pytest.mark.parametrize("n_trials", [2, 5])

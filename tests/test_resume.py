@@ -18,7 +18,7 @@ from conftest import LOGGED, PATIENCE, ROOT, SMALL, run_here, started
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from evaluation.checkpoints import find_checkpoints
-from training.callbacks import AtomicCheckpointIO
+from training.callbacks import AtomicCheckpointIO, save_best_and_last
 from training.runs import lock_folder
 
 EPOCHS = 8
@@ -85,6 +85,16 @@ def test_a_run_that_is_complete_is_left_alone(call, whole_run):
     assert (done.status, done.errors) == (0, "")
     assert "nothing left to do" in done.output
     assert {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")} == before
+
+
+def test_the_best_score_is_remembered_where_the_folder_was_moved(tmp_path, whole_run):
+    shutil.copytree(whole_run, tmp_path / "moved")
+    folder = tmp_path / "moved" / "bandwidth_04"
+    best, _ = save_best_and_last(folder, "valid/heldout_nll")
+    saved = torch.load(folder / "last.ckpt", weights_only=True)["callbacks"][best.state_key]
+    best.load_state_dict(saved)
+    assert best.best_model_path == best.kth_best_model_path == str(folder / "best.ckpt")
+    assert best.best_k_models == {str(folder / "best.ckpt"): saved["best_model_score"]}
 
 
 def test_what_cannot_be_resumed_is_said_in_one_line(call, whole_run):

@@ -185,6 +185,14 @@ def test_the_time_of_a_training_can_be_limited(call, tmp_path, small_lorenz):
     assert (folder / "best.ckpt").exists()
 
 
+def test_a_training_that_time_ends_has_its_least_number_of_epochs(call, tmp_path, small_lorenz):
+    words = ["--data.path", small_lorenz, "--bandwidths", "3", "--name", "run", *LOGGED, "--trainer.max_epochs=100000"]
+    words += ["--trainer.max_time=00:00:00:01", "--trainer.min_epochs=100", "--trainer.check_val_every_n_epoch=1000"]
+    done = call(tmp_path, "train.py", *words)
+    assert done.status == 0, done.errors
+    assert history(tmp_path / "lightning_logs" / "run" / "bandwidth_03", "valid/r2") == [100]
+
+
 def test_a_training_without_end_shows_each_validation(call, tmp_path, small_lorenz):
     words = ["--data.path", small_lorenz, "--bandwidths", "3", *SMALL, "--trainer.max_time=00:00:00:02"]
     done = call(tmp_path, "train.py", *words, "--trainer.max_epochs=-1")

@@ -55,7 +55,7 @@ class StopIfNotFinite(Callback):
 class RefineAndValidateAtTheEnd(Callback):
     """After the last step of a training, refine the model and validate it.
 
-    The last step is known however the training is limited: by epochs, steps, time or another callback.
+    The last step is known if the training is limited by epochs, steps, time, or a callback that stops it after a step.
 
     Args:
         n_epochs: Epochs of the refinement. 0: none.
@@ -66,8 +66,10 @@ class RefineAndValidateAtTheEnd(Callback):
         self.n_epochs, self.seed = n_epochs, seed
 
     def on_train_batch_end(self, trainer: pl.Trainer, model: pl.LightningModule, *_: object) -> None:
-        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
-        if not (is_last_epoch or trainer.global_step == trainer.max_steps or trainer.should_stop):
+        n_epochs, n_steps = trainer.current_epoch + trainer.is_last_batch, trainer.global_step  # that have ended
+        may_stop = n_epochs >= (trainer.min_epochs or 0) and n_steps >= (trainer.min_steps or 0)
+        is_last = n_epochs == trainer.max_epochs or n_steps == trainer.max_steps
+        if not (is_last or (trainer.should_stop and may_stop)):
             return
         if self.n_epochs > 0:
             self.refine(trainer, model)
@@ -102,12 +104,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             temporary.write_bytes(content.getbuffer())
 
 
+class MovableCheckpoint(ModelCheckpoint):
+    """Remember the best score also if the folder was moved since; Lightning's own would forget it."""
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        def moved(path: str) -> str:
+            return str(Path(self.dirpath, Path(path).name)) if path else path
+
+        paths = {name: moved(path) for name, path in state_dict.items() if name.endswith("_path")}
+        best = {moved(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": best})
+
+
 def save_best_and_last(folder: Path, monitor: str) -> list[ModelCheckpoint]:
     """Return the callbacks that save best.ckpt (weights alone, by the lowest `monitor`) and last.ckpt (to resume from)."""
     return [
-        ModelCheckpoint(
+        MovableCheckpoint(
             folder, "best", monitor=monitor, save_weights_only=True, enable_version_counter=False,
             save_on_train_epoch_end=False,
         ),
-        ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True),
+        MovableCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True),
     ]  # fmt: skip

@@ -11,6 +11,28 @@ from model import SequentialAutoencoder
 from modules.coordinated_dropout import mask_missing, rescale
 from modules.readout import principal_readouts
 
+N_TOGETHER = 208  # trials that are read at a time
+
+
+def have_heldout(trials: Dataset, rows: Tensor) -> Tensor:
+    """Return which (J,) of some training trials have held-out counts."""
+    return torch.cat([trials[part].heldout.flatten(1).any(1).cpu() for part in rows.split(N_TOGETHER)])
+
+
+def choose_rows(trials: Dataset, n_at_most: int) -> Tensor:
+    """Return the rows (J,) of at most so many training trials: up to a quarter with held-out counts, the others without.
+
+    Both are spaced evenly. If there are not too many trials, all are chosen.
+    """
+    rows = torch.arange(len(trials))
+    if len(rows) <= n_at_most:
+        return rows
+    chosen, has_heldout = [], have_heldout(trials, rows)
+    n_heldout = min(int(has_heldout.sum()), max(1, n_at_most // 4))
+    for part, n in ((rows[has_heldout], n_heldout), (rows[~has_heldout], n_at_most - n_heldout)):
+        chosen.append(part[torch.linspace(0, len(part) - 1, min(n, len(part))).long()])
+    return torch.cat(chosen).sort().values
+
 
 class Development:
     """The D training trials with held-out counts."""

@@ -67,10 +67,18 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--monitor", type=scores, default="valid/heldout_nll", help="Score that chooses best.ckpt")
     parser.add_argument("--init_from", type=str | None, help="Checkpoint of a trained model to start from")
     parser.add_argument(
-        "--init_parts", type=Part, nargs="+", default=["encoder", "generator"], help="What to take from it"
+        "--init_parts",
+        type=Part,
+        nargs="+",
+        default=["encoder", "generator"],
+        help="Parts to take from that checkpoint",
     )
     parser.add_argument(
-        "--freeze", type=Part, nargs="*", default=[], help="Parts of it that the training must not change"
+        "--freeze",
+        type=Part,
+        nargs="*",
+        default=[],
+        help="Parts taken from --init_from that the training must not change",
     )
     parser.add_argument("--name", type=str | None, help="Folder under lightning_logs (default: a time stamp)")
     parser.add_argument("--resume", type=str | None, help="Folder of a run that was stopped, to go on with it")
@@ -95,6 +103,11 @@ def check_options(config: Namespace) -> None:
         raise InputError("--trainer.max_epochs 0: expected at least 1")
     if config.model.refinement > 0 and config.data.development_fraction == 0:
         raise InputError("--data.development_fraction 0: expected more than 0, or --model.refinement 0 beside it")
+    callbacks = [callback.class_path for callback in as_list(config.trainer.callbacks)]
+    if config.model.refinement > 0 and any(name.endswith("EarlyStopping") for name in callbacks):
+        raise InputError(
+            "--trainer.callbacks EarlyStopping: stops before the refinement; expected --model.refinement 0 beside it"
+        )
     if config.freeze and config.init_from is None:
         raise InputError(f"--freeze {' '.join(config.freeze)}: expected --init_from CHECKPOINT beside it")
     if config.seeds < 1:
@@ -189,6 +202,11 @@ def is_distributed(config: Namespace) -> bool:
     """Return whether several processes train one model: more than one of --trainer.devices or --trainer.num_nodes."""
     devices = config.trainer.devices
     if isinstance(devices, str):
-        devices = 1 if devices == "auto" else devices.split(",") if "," in devices else int(devices)
+        try:
+            devices = 1 if devices == "auto" else devices.split(",") if "," in devices else int(devices)
+        except ValueError:
+            raise InputError(
+                f"--trainer.devices {devices}: expected a number, indices of devices (0,1) or auto"
+            ) from None
     n_devices = len(devices) if isinstance(devices, list) else devices
     return config.trainer.num_nodes > 1 or n_devices not in (0, 1)  # -1: all there are

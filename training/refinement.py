@@ -24,7 +24,7 @@ from modules.optimizer import MuonAdam
 from modules.posterior import PRIOR_WIDTHS, leave_one_out_loss, n_affordable
 from modules.prior import whiten
 from modules.readout import merge_readout, rank, split_readout
-from training.development import Development, choose_readouts, standard_error
+from training.development import Development, choose_readouts, choose_rows, have_heldout, standard_error
 
 MAX_TRIALS = 2000  # training trials in the table
 MAX_BATCH_SIZE = 208  # at most a third of the trials
@@ -170,10 +170,9 @@ def refine(
     Returns:
         The SBTT loss (nats per held-out count of the training trials) of each way to infer that was tried.
     """
-    n_trials = min(len(trials), MAX_TRIALS, n_affordable(*trials[0].spikes.shape, model.hparams.hidden_size))
-    rows = torch.linspace(0, len(trials) - 1, n_trials).long()
-    parts = rows.split(MAX_BATCH_SIZE)
-    has_heldout = torch.cat([trials[part].heldout.flatten(1).any(1) for part in parts]).cpu()
+    n_trials = min(MAX_TRIALS, n_affordable(*trials[0].spikes.shape, model.hparams.hidden_size))
+    rows = choose_rows(trials, n_trials)
+    parts, has_heldout = rows.split(MAX_BATCH_SIZE), have_heldout(trials, rows)
     development = Development(trials, rows[has_heldout], model.reference)
     with torch.no_grad():
         encoded, inputs = zip(*(model.encode(trials[part].shown.to(model.reference)) for part in parts), strict=True)

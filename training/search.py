@@ -21,7 +21,7 @@ from training.terminal import Report
 
 N_VALIDATIONS = 5  # of each training, to compare it with others while it runs
 N_FIRST = 8  # trainings that are neither stopped early nor chosen by the results of others
-N_WARMUP = 2  # validations before a training may be stopped: a slow start may end well
+FIRST_STOP = 3  # the first validation at which a training may be stopped: a slow start may end well
 
 
 class Worse(FailedWork):
@@ -41,7 +41,7 @@ def open_study(run_dir: Path, seed: int) -> optuna.Study:
         study_name="search",
         storage=JournalStorage(JournalFileBackend(str(run_dir / "study.log"))),
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=N_FIRST, constant_liar=True),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=N_FIRST, n_warmup_steps=N_WARMUP),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=N_FIRST, n_warmup_steps=FIRST_STOP),
         load_if_exists=True,
     )
 
