@@ -1,6 +1,6 @@
 """Gather the evidence for SBTT on simulated data: what the selective loss is worth, how to sample, what is memory, what adapts.
 
-python -m experiments.evidence                       all pieces; an hour and a half on two cores
+python -m experiments.evidence                       all pieces; two hours on two cores
 python -m experiments.evidence --pieces patterns     one of them
 python -m experiments.evidence --quick               each in small, to see that it works
 
