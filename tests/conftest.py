@@ -84,7 +84,7 @@ SMALL = [
     "--trainer.check_val_every_n_epoch=2",
     "--trainer.logger=false",
 ]
-LOGGED = [*SMALL, "--trainer.logger=true"]  # with TensorBoard's figures, which take longer than such a training
+LOGGED = [*SMALL, "--trainer.logger=true"]
 
 
 class Done(NamedTuple):
@@ -127,8 +127,18 @@ def call(capfd) -> Call:
     return Call(capfd)
 
 
+def draw_no_figures(patch: pytest.MonkeyPatch) -> None:
+    """Leave out the figures of trainings in this process, which take longer than a small training."""
+    patch.setattr("training.tensorboard.draw_inference", lambda model, data: {})
+
+
 @pytest.fixture
-def commands_in_process(monkeypatch, call):
+def no_figures(monkeypatch) -> None:
+    draw_no_figures(monkeypatch)
+
+
+@pytest.fixture
+def commands_in_process(monkeypatch, call, no_figures):
     """Let commands that the tested one starts run in this process, their output before that of the tested one."""
 
     def run_here(words: list[str], check: bool = False) -> subprocess.CompletedProcess:

@@ -31,7 +31,7 @@ def test_times_are_read_from_a_history(tmp_path):
     assert later - history["to_published_s"] == pytest.approx(4 - 0.75 * 1.5)  # at epoch 7.5, not 5.5
 
 
-def test_ratios_are_of_means_over_seeds_and_say_what_was_never_reached(capsys):
+def test_ratios_are_of_means_over_seeds_and_say_what_was_never_reached():
     reached = {
         "recipe": "published",
         "until": "target",
@@ -40,19 +40,23 @@ def test_ratios_are_of_means_over_seeds_and_say_what_was_never_reached(capsys):
         "train_s": 100.0,
         "to_published_s": 20.0,
     }
-    ours = reached | {"recipe": "ours"}
-    end = ours | {"until": "end", "epoch_s": 1.1, "to_published_s": 1.0}
+    ours = reached | {"recipe": "ours", "epoch_s": 1.1}
+    end = ours | {"until": "end", "epoch_s": 9.0, "to_published_s": 1.0}  # with refinement
     fast, never = {"to_published_s": 2.0}, {"to_published_s": np.inf}
+    slow_machine = {"epoch_s": 2.2, "bare_s": 2.0, "to_published_s": 12.0}
     rows_of = {
-        5: [reached, end, ours | fast, ours | {"to_published_s": 6.0}],
+        5: [reached, end, ours | fast, ours | slow_machine],
         3: [reached | never, end, ours],
         2: [reached, end, ours, ours | never],
+        1: [reached, end | {"epoch_s": 1.1}],  # --quick
     }
-    benchmark.print_ratios([row | {"bandwidth": bandwidth} for bandwidth, rows in rows_of.items() for row in rows])
-    lines = capsys.readouterr().out.splitlines()[-3:]
-    assert lines[0].split() == ["5", "1.20", "1.10", "20", "4.0", "5.0"]
-    assert lines[1].split() == ["3", "1.20", "1.10", ">100", "20.0", "5.0"]
-    assert lines[2].split() == ["2", "1.20", "1.10", "20", "never", "-"]
+    table = benchmark.compare([row | {"bandwidth": bandwidth} for bandwidth, rows in rows_of.items() for row in rows])
+    assert list(zip(*table.values(), strict=True)) == [
+        ("5", "1.20", "1.10", "20", "2, 12", "5.0"),
+        ("3", "1.20", "1.10", "> 100", "20", "> 5.0"),
+        ("2", "1.20", "1.10", "20", "20, never", "–"),
+        ("1", "1.20", "1.10", "20", "1", "20.0"),
+    ]
 
 
 def test_the_ablation_trains_draws_and_goes_on(tmp_path, call, commands_in_process):

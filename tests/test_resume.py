@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LOGGED, PATIENCE, ROOT, SMALL, run_here, started
+from conftest import LOGGED, PATIENCE, ROOT, SMALL, draw_no_figures, run_here, started
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from evaluation.checkpoints import find_checkpoints
@@ -28,7 +28,9 @@ WORDS = [str(ROOT / "train.py"), "--bandwidths", "4", "2", "--jobs", "2", *LOGGE
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory, small_lorenz) -> Path:
     folder = tmp_path_factory.mktemp("resume")
-    assert run_here(folder, *WORDS, "--data.path", small_lorenz, "--name", "whole", "--jobs", "1") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        draw_no_figures(patch)
+        assert run_here(folder, *WORDS, "--data.path", small_lorenz, "--name", "whole", "--jobs", "1") == 0
     return folder / "lightning_logs" / "whole"
 
 
@@ -190,7 +192,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_a_full_disk_is_said_in_one_line(call, tmp_path, data_file):
+def test_a_full_disk_is_said_in_one_line(call, no_figures, tmp_path, data_file):
     words = ["--data.path", data_file, "--bandwidths", "4", "2", "--jobs", "1", *LOGGED, "--name", "full"]
     with small_disk(12_000):
         done = call(tmp_path, "train.py", *words)
