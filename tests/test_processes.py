@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from conftest import ROOT, finish, started
+from conftest import PATIENCE, ROOT, finish, started
 
 SLEEPER = """
 import signal, subprocess, sys, time
@@ -51,3 +51,24 @@ def test_ctrl_c_ends_workers_that_report_all_the_time(tmp_path):
     (tmp_path / "chatter.py").write_text(CHATTER)
     done = finish(tmp_path, "chatter.py", env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert (done.output, done.errors) == ("interrupted\n", "")
+
+
+SLEEPERS = """
+import time
+from training.parallel import train_all
+
+def sleep(report):
+    report("begun")
+    time.sleep(1000)
+
+if __name__ == "__main__":
+    train_all(sleep, {key: () for key in range(2)}, 2, lambda report: print(report, flush=True))
+"""
+
+
+def test_a_process_that_is_killed_leaves_no_worker_behind(tmp_path):
+    (tmp_path / "sleepers.py").write_text(SLEEPERS)
+    with started(tmp_path, "sleepers.py", env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
+        assert [process.stdout.readline() for _ in range(2)] == ["begun\n"] * 2
+        process.kill()
+        process.communicate(timeout=PATIENCE)  # ends when no process writes to its pipes any more

@@ -68,19 +68,6 @@ def test_a_sweep_killed_at_a_random_moment_ends_with_the_same_bits(call, whole_r
     check_same(whole_run, run)
 
 
-def test_a_killed_sweep_leaves_no_process_behind(tmp_path, small_lorenz):
-    words = ["--data.path", small_lorenz, "--name", "killed", "--trainer.max_epochs=100000"]
-    run = tmp_path / "lightning_logs" / "killed"
-    with started(tmp_path, *WORDS, *words) as process:
-        deadline = time.monotonic() + PATIENCE
-        while len(list(run.glob("*/last.ckpt"))) < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        process.kill()
-        process.communicate(timeout=PATIENCE)  # ends when no process writes to its pipes any more
-    with lock_folder(run / "bandwidth_04", patience=0), lock_folder(run / "bandwidth_02", patience=0):
-        pass
-
-
 def test_a_run_that_is_complete_is_left_alone(call, whole_run):
     before = {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")}
     done = call(whole_run.parents[1], "train.py", "--resume", str(whole_run))
