@@ -1,7 +1,7 @@
 """Compare with what one would take instead, on the same masked counts: smoothing, PSTHs, a dynamic factor model (statsmodels).
 
 pip install -r requirements-evidence.txt
-python -m experiments.alternatives lightning_logs/evidence_default --bandwidths 29 10 5 2      a quarter of an hour on two cores
+python -m experiments.alternatives lightning_logs/evidence_default --bandwidths 29 10 5 2      5 minutes on two cores
 python -m experiments.alternatives --bandwidths 5                        of the pretrained models, in a minute
 
 lightning_logs/evidence_default is what experiments.evidence trains first, with three seeds. Each method gets the same masked counts.
