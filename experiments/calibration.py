@@ -1,6 +1,6 @@
 """Measure the calibration of models: predicted against counted spikes, and errors against the width of the posterior.
 
-python -m experiments.calibration lightning_logs/evidence_default        two minutes
+python -m experiments.calibration lightning_logs/evidence_default        a minute
 python -m experiments.calibration                                        the pretrained models
 
 lightning_logs/evidence_default is what experiments.evidence trains first, with three seeds. The figure shows means over seeds.

@@ -2,7 +2,7 @@
 
 The encoder's guess of an initial condition is not the best one, and a decoder that learns from poor guesses learns blurred
 dynamics. So at the end each training trial gets an initial condition of its own, in a table. Table, decoder and readout are
-fitted together, without the encoder. This takes about 40% of the time of a training. The decoder then runs without inputs.
+fitted together, without the encoder. This takes nearly half of a training. The decoder then runs without inputs.
 If the model has any, the whole model is also trained further with inputs in every trial, and held-out counts decide whether
 they are needed.
 
