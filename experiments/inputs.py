@@ -1,6 +1,6 @@
 """Measure what inferred inputs are worth: where pulses drive the population, and where nothing does.
 
-python -m experiments.inputs         half an hour on two cores; writes docs/inputs.csv
+python -m experiments.inputs         one to one and a half hours on two cores; writes docs/inputs.csv
 
 If it was stopped, the same command resumes it. The data sets are simulated with another seed than the demonstration.
 """
