@@ -4,7 +4,7 @@ python -m experiments.benchmark --quick      epoch times at one bandwidth, in ha
 python -m experiments.benchmark              all eight, in 20 to 50 minutes; writes docs/benchmark.csv
 
 Both recipes are trained at each bandwidth until they reach the published R², validated every 10 epochs; ours with three
-seeds and without refinement. Our recipe is also trained to its end, which gives its epoch and sweep times.
+seeds and without refinement. Our recipe is also trained to its end, which gives the time of a sweep.
 """
 
 import os
@@ -150,8 +150,9 @@ def read_training(folder: Path, target_r2: float) -> dict[str, float]:
     """Read times from the history of a training, without the time of the bare GRUs.
 
     Returns:
-        `epoch_s`, `train_s`, `to_published_s`: seconds of an epoch, of the training, and until the target R². `bare_s`,
-        `paused_s`: seconds of an epoch of the bare GRUs (mean), and of all of these. `best_r2`: the best R².
+        `epoch_s`, `train_s`, `to_published_s`: seconds of an epoch (with its share of the refinement, if there is one), of the
+        training, and until the target R². `bare_s`, `paused_s`: seconds of an epoch of the bare GRUs (mean), and of all of
+        these. `best_r2`: the best R².
     """
     events = EventAccumulator(str(folder)).Reload()
     bare = events.Scalars("bare_gru_s")
@@ -196,9 +197,8 @@ def compare(rows: list[dict]) -> dict[str, list[str]]:
         # if the published recipe does not reach its own R² on our data, its whole training is a lower bound
         at_least = "" if np.isfinite(their["to_published_s"]) else "> "
         their_s = their["train_s"] if at_least else their["to_published_s"]
-        our_epochs = np.mean(
-            [row["to_published_s"] / row["bare_s"] for row in ours]
-        )  # infinite if a seed never reaches it
+        # infinite if a seed never reaches it
+        our_epochs = np.mean([row["to_published_s"] / row["bare_s"] for row in ours])
         cells = (
             f"{bandwidth}",
             f"{their['epoch_s'] / their['bare_s']:.2f}",

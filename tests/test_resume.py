@@ -63,6 +63,8 @@ def test_a_sweep_killed_at_a_random_moment_ends_with_the_same_bits(call, whole_r
         process.kill()  # the workers must notice by themselves
         process.communicate(timeout=PATIENCE)  # ends when no process writes to its pipes any more
         assert not (run / "results.csv").exists()
+        with lock_folder(run / "bandwidth_04", patience=0), lock_folder(run / "bandwidth_02", patience=0):
+            pass
     done = call(run.parents[1], "train.py", "--resume", str(run))
     assert done.status == 0, done.errors
     check_same(whole_run, run)
