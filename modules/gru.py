@@ -61,7 +61,7 @@ class GRUDecoder(nn.GRU):
         n_trials = len(initial_condition)
         if not is_on_cpu(initial_condition):
             driven_by = initial_condition.new_zeros(n_bins, n_trials, self.input_size) if inputs is None else inputs
-            return super().forward(driven_by, initial_condition.unsqueeze(0))[0]
+            return super().forward(driven_by, initial_condition.contiguous().unsqueeze(0))[0]  # cuDNN takes no other
         w_ih, *others = self.all_weights[0]
         if inputs is None:
             driven_by, w_ih = initial_condition.new_zeros(n_bins, 0, n_trials), w_ih[:, :0]

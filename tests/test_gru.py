@@ -96,6 +96,7 @@ def test_a_training_with_the_grus_of_a_gpu_is_the_same(call, tmp_path, small_lor
     def as_in_cudnn(module: nn.GRU, *args: Tensor) -> tuple[Tensor, Tensor]:
         states, final_states = forward(module, *args)
         assert module.training or not states.requires_grad, "cudnn RNN backward can only be called in training mode"
+        assert all(start.is_contiguous() for start in args[1:]), "rnn: hx is not contiguous"
         return states, final_states
 
     monkeypatch.setattr(nn.GRU, "forward", as_in_cudnn)
