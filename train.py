@@ -10,7 +10,6 @@ python train.py --resume RUN            go on with a run that was stopped
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -29,6 +28,7 @@ from training.callbacks import (
     save_best_and_last,
 )
 from training.cluster import connect
+from training.parallel import use_one_thread
 from training.tensorboard import TensorBoardPages, log_result, make_logger
 from training.transfer import start_from
 
@@ -89,7 +89,7 @@ def train_level(
         InputError: a wrong option, or another process trains in the folder.
         FailedWork: the loss became infinite or NaN, or the training ended before its first validation.
     """
-    torch.set_num_threads(1)  # two processes with one thread each are faster than one process with two
+    use_one_thread()
     silence_lightning()
     with runs.lock_folder(folder):
         runs.save_config(config, folder)

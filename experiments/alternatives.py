@@ -28,6 +28,7 @@ from experiments.evidence_figures import plot_evidence
 from experiments.trainings import evidence_parser, mean_and_sd, write_evidence
 from modules.metrics import R2
 from training.options import DEMO_BANDWIDTHS, n_cores
+from training.parallel import use_one_thread
 
 GAP = 10  # missing bins between trials, so that one does not predict the next
 ORDER = 2  # of the factors' autoregression
@@ -78,7 +79,7 @@ def r2_of_factor_model(data: SpikeDataModule, n_factors: int, n_trials: int, n_i
 
 def compare(checkpoint: Path, n_factors: int, n_trials: int, n_iterations: int) -> list[dict]:
     """Return a row for each method on the masked validation trials of a checkpoint."""
-    torch.set_num_threads(1)
+    use_one_thread()
     silence_lightning()
     model, data = load_model_and_data(checkpoint)
     if data.trials["valid"].rates is None:

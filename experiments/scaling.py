@@ -27,6 +27,7 @@ from data import SpikeDataModule
 from model import SequentialAutoencoder
 from modules.posterior import PRIOR_WIDTHS, n_affordable
 from training.options import N_STEPS, extension
+from training.parallel import use_one_thread
 from training.refinement import MAX_TRIALS, refine
 
 N_TIMED = 10  # steps of the training that are timed, without the first two
@@ -73,7 +74,7 @@ def write_random(path: Path, size: Size) -> None:
 
 def measure(size: Size, path: str) -> dict[str, float]:
     """Return CPU seconds and memory of a recording of some size, in a process of its own."""
-    torch.set_num_threads(1)
+    use_one_thread()
     silence_lightning()
     pl.seed_everything(0, verbose=False)
     start = time.process_time()

@@ -3,7 +3,8 @@
 import os
 
 import pytest
-from conftest import PATIENCE, ROOT, finish, started
+import torch
+from conftest import PATIENCE, ROOT, SMALL, finish, started
 
 SLEEPER = """
 import signal, subprocess, sys, time
@@ -72,3 +73,13 @@ def test_a_process_that_is_killed_leaves_no_worker_behind(tmp_path):
         assert [process.stdout.readline() for _ in range(2)] == ["begun\n"] * 2
         process.kill()
         process.communicate(timeout=PATIENCE)  # ends when no process writes to its pipes any more
+
+
+def test_a_training_takes_numbers_that_slow_a_cpu_down_for_zero(call, tmp_path, small_lorenz, no_figures):
+    """Nearly all gradients of a long trial's first bins are below 1e-38."""
+    torch.set_flush_denormal(False)
+    small = torch.tensor(1e-38)
+    assert small / 100 > 0
+    words = ["--data.path", small_lorenz, "--bandwidths", "4", "--jobs", "1", *SMALL, "--trainer.max_epochs=1"]
+    assert call(tmp_path, "train.py", *words).status == 0
+    assert small / 100 == 0
