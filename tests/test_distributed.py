@@ -14,7 +14,8 @@ from conftest import PATIENCE, ROOT, SMALL, finish, run_here, started
 from recordings import write_recording
 
 TRAIN = str(ROOT / "train.py")
-TWO = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+CPU = ["--trainer.accelerator", "cpu"]
+TWO = [*CPU, "--trainer.devices", "2", "--trainer.strategy", "ddp"]
 SAME = ["--model.dropout", "0", "--model.coordinated_dropout", "0"]  # nothing random in a step
 SHORT = ["--bandwidths", "9", *SMALL, *SAME, "--model.refinement", "2", "--trainer.max_epochs", "2"]
 
@@ -33,7 +34,7 @@ def gaps(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def one(gaps) -> Path:
     """The run of one process."""
-    words = ["--data.path", str(gaps), *SHORT, "--data.batch_size", "32", "--jobs", "1", "--name", "one"]
+    words = ["--data.path", str(gaps), *SHORT, *CPU, "--data.batch_size", "32", "--jobs", "1", "--name", "one"]
     assert run_here(gaps.parent, "train.py", *words) == 0
     return gaps.parent / "lightning_logs" / "one"
 

@@ -1,10 +1,13 @@
 """The model's GRUs give what nn.GRU gives, and the gradients that finite differences give."""
 
+import csv
+
 import pytest
 import torch
 from conftest import SMALL
 from torch import Tensor, nn
 
+from evaluation.scoring import load_model_and_data, validate
 from modules import gru
 from modules.gru import GRUDecoder, GRUEncoder
 
@@ -101,7 +104,13 @@ def test_a_training_with_the_grus_of_a_gpu_is_the_same(call, tmp_path, small_lor
 
     monkeypatch.setattr(nn.GRU, "forward", as_in_cudnn)
     words = ["--data.path", small_lorenz, "--bandwidths", "4", "--model.input_size", "2", *SMALL, "--jobs", "1"]
-    words += ["--model.dropout=0", "--model.input_dropout=0", "--model.refinement=2", "--trainer.max_epochs=2"]
+    words += [
+        "--trainer.accelerator=cpu",
+        "--model.dropout=0",
+        "--model.input_dropout=0",
+        "--model.refinement=2",
+        "--trainer.max_epochs=2",
+    ]
     weights = []
     for name, is_on_cpu in (("ours", True), ("theirs", False)):
         monkeypatch.setattr(gru, "is_on_cpu", lambda _, result=is_on_cpu: result)
@@ -112,3 +121,18 @@ def test_a_training_with_the_grus_of_a_gpu_is_the_same(call, tmp_path, small_lor
     for name, ours in weights[0].items():
         torch.testing.assert_close(weights[1][name], ours, atol=1e-4, rtol=1e-4, msg=name)
     assert any(not torch.equal(weights[1][name], ours) for name, ours in weights[0].items()), "not another GRU"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("inputs", [0, 2])
+def test_a_training_on_a_gpu_gives_a_model_that_the_cpu_scores_alike(call, tmp_path, small_lorenz, inputs):
+    words = ["--data.path", small_lorenz, "--bandwidths", "8", *SMALL, "--trainer.max_epochs", "40", "--jobs", "1"]
+    done = call(tmp_path, "train.py", *words, "--model.input_size", str(inputs), "--name", "run")
+    assert done.status == 0, done.errors
+    assert torch.cuda.max_memory_allocated() > 0
+    with open(tmp_path / "lightning_logs" / "run" / "results.csv") as file:
+        (trained,) = csv.DictReader(file)
+    scores = validate(*load_model_and_data(tmp_path / "lightning_logs" / "run" / "bandwidth_08" / "best.ckpt"))
+    for name in ("r2", "nll", "heldout_nll", "bps"):
+        assert scores[name] == pytest.approx(float(trained[name]), abs=1e-2), name
+    assert scores["r2"] > 0.5

@@ -182,7 +182,7 @@ def checkpoint(sweep) -> Path:
 def test_a_hostile_checkpoint_is_refused(monkeypatch, tmp_path, checkpoint, name):
     monkeypatch.chdir(tmp_path)
     make, message = HOSTILE_CHECKPOINTS[name]
-    content = torch.load(checkpoint, weights_only=True)
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     make(content)
     torch.save(content, tmp_path / "hostile.ckpt")
     with pytest.raises(InputError, match=message) as error:
