@@ -71,9 +71,9 @@ def describe_training(config: Namespace, folder: Path) -> str:
 
 def make_logger(folder: Path, resumed: Path | None = None) -> TensorBoardLogger:
     """Return a logger that writes to `folder`. If a training is resumed from a checkpoint, later events are removed."""
-    n_epochs = (
-        0 if resumed is None else torch.load(resumed, map_location="cpu", weights_only=True, mmap=True)["epoch"] + 1
-    )
+    n_epochs = 0
+    if resumed is not None:
+        n_epochs = torch.load(resumed, map_location="cpu", weights_only=True, mmap=True)["epoch"] + 1
     return TensorBoardLogger(
         folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False, flush_secs=1,
         purge_step=n_epochs + 1,
