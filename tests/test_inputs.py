@@ -16,7 +16,7 @@ from evaluation.inference import infer_arrays
 from model import SequentialAutoencoder, sbtt_loss
 from plotting.trials import Example, plot_examples
 from simulate import simulate
-from training import refinement
+from training import fits
 from training.refinement import refine
 from training.runs import read_results
 
@@ -93,7 +93,7 @@ def test_held_out_counts_decide_whether_the_decoder_keeps_its_inputs(monkeypatch
         model = copy.deepcopy(trained)
         if not useful:
             model.input_linear.weight.data.mul_(-30.0)
-            monkeypatch.setattr(refinement, "DRIVEN_RATE", 0.0)  # or it would unlearn this
+            monkeypatch.setattr(fits, "DRIVEN_RATE", 0.0)  # or it would unlearn this
         refine(model.eval(), data.datasets["train"], n_epochs=20, seed=0)
         assert (model.prior == "encoder") == useful
         inputs = infer_arrays(model, data.datasets["valid"][:].spikes)["inputs"]

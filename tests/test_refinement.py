@@ -17,7 +17,8 @@ from modules.readout import rank
 from recordings.hdf5 import has_new_conditions
 from simulate import simulate
 from training.development import choose_rows, have_heldout
-from training.refinement import Candidate, fit, refine, weights_of
+from training.fits import Candidate, fit, weights_of
+from training.refinement import refine
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
@@ -53,10 +54,14 @@ def test_trials_that_repeat_share_trajectories_and_are_inferred_better(small_lor
     assert after["valid/r2"] > before["valid/r2"] + 0.03
     assert after["valid/heldout_nll"] < before["valid/heldout_nll"]
 
-    # for conditions that are not in training, the same model, but each trial has a trajectory of its own
-    refine(for_new, data.datasets["train"], n_epochs=30, seed=0, for_new_conditions=True)
+    # for conditions that are not in training, each trial has a trajectory of its own, and new trials choose the fit
+    tried_for_new = refine(for_new, data.datasets["train"], n_epochs=30, seed=0, new_conditions=data.datasets["valid"])
     assert for_new.prior == "own"
-    assert torch.equal(for_new.readout.weight, model.readout.weight)
+    assert {name: loss for name, loss in tried_for_new.items() if not name.startswith("new_")} == tried
+    losses = {name.split("_epochs")[0]: loss for name, loss in tried_for_new.items() if name.startswith("new_")}
+    assert {int(name.split("_")[-1]) for name in losses} == {10, 30}
+    assert score(for_new, data)["valid/heldout_nll"] == pytest.approx(min(losses.values()), abs=1e-5)
+    assert max(losses.values()) > min(losses.values()) + 1e-4
 
 
 def test_conditions_are_new_if_none_is_in_training(data_arrays, write_file):

@@ -81,8 +81,9 @@ class RefineAndValidateAtTheEnd(Callback):
         """Refine the model in the main process, and give the result to the others. Log what it tried."""
         if trainer.is_global_zero:
             model.eval()
-            is_new = has_new_conditions(trainer.datamodule.trials)
-            tried = refine(model, trainer.train_dataloader.dataset, self.n_epochs, self.seed, is_new)
+            data = trainer.datamodule
+            new = data.datasets["valid"] if has_new_conditions(data.trials) else None
+            tried = refine(model, trainer.train_dataloader.dataset, self.n_epochs, self.seed, new)
             model.train()
             scores = {f"refinement/heldout_nll_{name}": score for name, score in tried.items()}
             for logger in trainer.loggers:

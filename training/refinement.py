@@ -12,150 +12,53 @@ one condition do, and whether the refinement helps. The held-out counts of some 
 Letters in shapes: J training trials, D of which have held-out counts, H hidden units.
 """
 
-from typing import NamedTuple
-
 import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import PolynomialLR
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from model import SequentialAutoencoder, sbtt_loss
-from modules.optimizer import MuonAdam
-from modules.posterior import PRIOR_WIDTHS, leave_one_out_loss, n_affordable
-from modules.prior import whiten
-from modules.readout import merge_readout, rank, split_readout
+from model import SequentialAutoencoder
+from modules.posterior import n_affordable
+from modules.readout import rank
 from training.development import Development, choose_readouts, choose_rows, have_heldout, standard_error
+from training.fits import MAX_BATCH_SIZE, MAX_STATE, Candidate, fit, fit_driven, weights_of
 
 MAX_TRIALS = 2000  # training trials in the table
-MAX_BATCH_SIZE = 208  # at most a third of the trials
-LEARNING_RATE, TABLE_RATE, DRIVEN_RATE = 1.2e-2, 5e-2, 2e-2
-MAX_STATE = 1e6  # of an initial condition; the decoder's states are between -1 and 1
-PRIOR_WEIGHT = 2.0  # of the Gaussian prior over a table of own initial conditions
 # of the fits, as parts of the epochs: the fewer neurons are observed, the sooner a fit learns noise, own ones first
 LENGTHS = {"shared": (1 / 3, 1), "own": (1 / 8, 1 / 2)}
 DRIVEN_STEPS = 6  # for each epoch of the longest fit
 ENCODER_MARGIN = 4.0  # standard errors; an encoder knows the training trials by heart, also those with held-out counts
 
 
-class Candidate(NamedTuple):
-    """A way to infer."""
-
-    prior: str  # what explains a trial: the encoder alone, with inputs if any, or how far trials have trajectories in common
-    weights: dict[str, Tensor]  # of the model
-    n_factors: int  # rank of the readout
-    reference: Tensor  # (J, H) initial conditions of training trials; empty: the encoder alone infers
-    n_epochs: int = 0  # of its fit, if it has one
-
-    def install(self, model: SequentialAutoencoder, trials: Tensor | slice = slice(None)) -> None:
-        """Make the model infer in this way, with some of the reference trials."""
-        model.load_state_dict(self.weights)
-        model.reference = self.reference[trials if len(self.reference) else slice(None)]
-        model.prior_width = PRIOR_WIDTHS.get(self.prior, 0.0)
-
-
-def weights_of(model: SequentialAutoencoder, **parts: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the model's weights, with those of some parts in place of its own."""
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    return weights | {
-        f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()
-    }
-
-
-def fit(
-    model: SequentialAutoencoder,
-    start: Candidate,
-    prior: str,
-    trials: Dataset,
-    rows: Tensor,
-    n_epochs: int,
-    decay: float,
-    seed: int,
-) -> Candidate:
-    """Fit decoder, readout and the initial conditions of training trials together.
+def choose_for_new(
+    model: SequentialAutoencoder, fitted: list[Candidate], trials: Dataset, n_at_most: int
+) -> tuple[Candidate, dict[str, float]]:
+    """Return the fit of common trajectories that best infers new conditions, each trial with a trajectory of its own.
 
     Args:
-        model: The model. It gets the weights of `start`.
-        start: Where the fit starts.
-        prior: own: each trial is explained by its own trajectory, with a Gaussian prior over the initial conditions. shared,
-            similar: by the trajectories of the other trials in its batch (`leave_one_out_loss`).
-        trials: Training trials.
-        rows: (J,) which of them are in the table.
-        n_epochs: Number of epochs.
-        decay: Weight decay.
-        seed: Seed of the order of the trials.
+        model: The model. Its weights change.
+        fitted: Fits.
+        trials: Trials of new conditions, with held-out counts.
+        n_at_most: Number of trials that decide, spaced evenly.
+
+    Returns:
+        The fit, and the SBTT loss (nats per held-out count) of each.
     """
-    model.load_state_dict(start.weights)
-    decoder, is_frozen = model.decoder, not model.readout.weight.requires_grad
-    readout = model.readout if is_frozen else split_readout(model.readout, start.n_factors)
-    table = nn.Embedding.from_pretrained(start.reference.clone(), freeze=False, sparse=True)
-    # of the table only the rows of a batch change, each with a momentum of its own
-    optimizers = [
-        MuonAdam([decoder, readout], None, LEARNING_RATE, decay),
-        torch.optim.SparseAdam(table.parameters(), TABLE_RATE, betas=(0.9, 0.99)),
-    ]
-    n_batches = max(3, round(len(rows) / MAX_BATCH_SIZE))
-    schedules = [PolynomialLR(optimizer, n_epochs * n_batches) for optimizer in optimizers]
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(n_epochs):
-        mean, whitening = whiten(table.weight.detach())
-        for batch in torch.randperm(len(rows), generator=generator).tensor_split(n_batches):
-            spikes = trials[rows[batch]].shown.to(table.weight)
-            initial_conditions = table(batch.to(table.weight.device))
-            log_rates = readout(decoder(initial_conditions, spikes.shape[1])).transpose(0, 1)
-            if prior != "own":
-                loss = leave_one_out_loss(log_rates, spikes)
-            else:
-                n_observed = (~spikes.isnan()).sum().clamp(min=1)
-                distance = ((initial_conditions - mean) @ whitening).square().sum()
-                loss = sbtt_loss(log_rates, spikes) + PRIOR_WEIGHT * 0.5 * distance / n_observed
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-            loss.backward()
-            for optimizer, schedule in zip(optimizers, schedules, strict=True):
-                optimizer.step()
-                schedule.step()
-        if not table.weight.abs().max() < MAX_STATE:  # it diverged
-            return start._replace(reference=start.reference[:0])
-    merged = readout if is_frozen else merge_readout(readout)
-    return Candidate(prior, weights_of(model, readout=merged), start.n_factors, table.weight.detach(), n_epochs)
-
-
-def fit_driven(
-    model: SequentialAutoencoder, start: Candidate, trials: Dataset, rows: Tensor, n_steps: int, seed: int
-) -> Candidate:
-    """Train the whole model further, now with inputs in every trial.
-
-    Args:
-        model: The model. It gets the weights of `start`.
-        start: Where the fit starts.
-        trials: Training trials.
-        rows: (J,) which of them to use.
-        n_steps: Number of steps.
-        seed: Seed of the batches and of dropout.
-    """
-    model.load_state_dict(start.weights)
-    hidden = [model.encoder, model.ic_linear, model.decoder, model.input_linear]
-    optimizer = MuonAdam(hidden, model.readout, DRIVEN_RATE, model.weight_decay(len(trials)))
-    schedule = PolynomialLR(optimizer, n_steps, power=1.5)
-    batch_size = min(MAX_BATCH_SIZE // 2, max(1, len(rows) // 3))
-    model.train()
-    model.input_dropout = 0.0
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for _ in range(n_steps):
-            batch = rows[torch.randperm(len(rows))[:batch_size]]
-            nll, penalty, _ = model.losses(trials[batch].shown.to(model.reference))
-            optimizer.zero_grad()
-            (nll + penalty).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-    model.eval()
-    return start._replace(weights=weights_of(model))
+    rows = torch.linspace(0, len(trials) - 1, min(len(trials), n_at_most)).long()
+    new, candidates = Development(trials, rows, model.reference), {}
+    for candidate in fitted:
+        if candidate.prior != "own":
+            candidates[f"new_{candidate.n_factors}_factors_{candidate.n_epochs}_epochs"] = candidate._replace(
+                prior="own"
+            )
+    losses = {}
+    for name, candidate in candidates.items():
+        candidate.install(model)
+        losses[name] = float(new.score(model).sum() / new.n_heldout)
+    return candidates[min(losses, key=losses.__getitem__)], losses
 
 
 def refine(
-    model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: int, for_new_conditions: bool = False
+    model: SequentialAutoencoder, trials: Dataset, n_epochs: int, seed: int, new_conditions: Dataset | None = None
 ) -> dict[str, float]:
     """Refine a trained model in place, in the way that best predicts held-out counts of training trials.
 
@@ -164,11 +67,13 @@ def refine(
         trials: The training trials, some of them with held-out counts.
         n_epochs: Epochs of the longest fit. The others have parts of them.
         seed: Seed of the fits.
-        for_new_conditions: The model is to infer conditions that are not in training. Then the trajectories that training
-            trials share still teach the decoder, but each new trial gets one of its own.
+        new_conditions: Validation trials, if the model is to infer conditions that are not in training. Then the trajectories
+            that training trials share still teach the decoder, but each new trial gets one of its own. How long the decoder
+            is taught, held-out counts of the new trials decide, as they decide which epoch is the best: all training trials
+            are of known conditions.
 
     Returns:
-        The SBTT loss (nats per held-out count of the training trials) of each way to infer that was tried.
+        The SBTT loss (nats per held-out count) of each way to infer that was tried.
     """
     n_trials = min(MAX_TRIALS, n_affordable(*trials[0].spikes.shape, model.hparams.hidden_size))
     rows = choose_rows(trials, n_trials)
@@ -214,13 +119,15 @@ def refine(
         if best.prior == "encoder":
             least, best = better(start._replace(reference=encoded[:0]))
         else:
-            least, best = better(fit(model, start, best.prior, trials, rows, best.n_epochs, decay, seed))
+            fitted.append(fit(model, start, best.prior, trials, rows, best.n_epochs, decay, seed))
+            least, best = better(fitted[-1])
     if model.input_linear is None:
         by_encoder = few._replace(reference=encoded[:0])
     else:
         by_encoder = fit_driven(model, whole, trials, rows, n_epochs * DRIVEN_STEPS, seed)
     least, best = better(by_encoder, ENCODER_MARGIN)
-    if for_new_conditions and best.prior in ("shared", "similar"):
-        best = best._replace(prior="own")
+    if new_conditions is not None and best.prior in ("shared", "similar"):
+        best, tried_for_new = choose_for_new(model, fitted, new_conditions, n_trials // 4)
+        tried |= tried_for_new
     best.install(model)
     return tried
