@@ -1,6 +1,6 @@
 """Measure CPU time and memory for recordings of several sizes, on one thread.
 
-python -m experiments.scaling            ten minutes; writes docs/scaling.csv
+python -m experiments.scaling            half an hour; writes docs/scaling.csv
 python -m experiments.scaling --quick    two small sizes
 
 Counts are random: time and memory do not depend on them, except for what the refinement chooses. A few steps of the training,
@@ -45,7 +45,7 @@ class Size(NamedTuple):
 
 SIZES = [
     Size(), Size(trials=5000), Size(trials=20_000), Size(trials=100_000), Size(bins=200), Size(bins=1000),
-    Size(neurons=100), Size(neurons=1000), Size(bins=200, neurons=200), Size(trials=200, bins=1000, neurons=1000),
+    Size(neurons=100), Size(neurons=1000), Size(bins=200, neurons=200),
 ]  # fmt: skip
 QUICK = [Size(trials=60), Size(trials=60, neurons=60)]
 
