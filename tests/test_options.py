@@ -156,6 +156,13 @@ def test_each_bandwidth_has_a_gpu_unless_told_otherwise(monkeypatch, n_gpus, fla
     assert options.choose_gpus(options.make_parser().parse_args(flags), 3) == expected
 
 
+@pytest.mark.parametrize(("n_gpus", "expected"), [(0, 64), (1, 8), (4, 32), (16, 64)])
+def test_a_gpu_is_shared_by_a_few_trainings(monkeypatch, n_gpus, expected):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: n_gpus)
+    monkeypatch.setattr(options, "n_cores", lambda: 64)
+    assert options.make_parser().parse_args([]).jobs == expected
+
+
 @pytest.mark.parametrize(
     ("flags", "distributed"),
     [

@@ -6,6 +6,9 @@ import pytest
 import torch
 from conftest import PATIENCE, ROOT, SMALL, finish, started
 
+from command_line import FailedWork
+from training.parallel import train_all
+
 SLEEPER = """
 import signal, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
@@ -52,6 +55,18 @@ def test_ctrl_c_ends_workers_that_report_all_the_time(tmp_path):
     (tmp_path / "chatter.py").write_text(CHATTER)
     done = finish(tmp_path, "chatter.py", env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert (done.output, done.errors) == ("interrupted\n", "")
+
+
+def test_a_training_that_fills_the_memory_of_a_gpu_ends_in_one_line_and_the_others_go_on():
+    def train(number: int, report) -> dict[str, float]:
+        if number == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"r2": number}
+
+    trained = train_all(train, {number: (number,) for number in range(3)}, 1, print)
+    assert [trained[0], trained[2]] == [{"r2": 0}, {"r2": 2}]
+    assert isinstance(trained[1], FailedWork)
+    assert "--jobs" in str(trained[1])
 
 
 SLEEPERS = """

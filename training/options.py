@@ -18,12 +18,19 @@ from training.transfer import Part
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "default.yaml"
 DEMO_BANDWIDTHS = [29, 25, 20, 15, 10, 5, 3, 2]  # of 29 neurons
 N_STEPS, N_BINS = 780, 62_400  # steps of a training on the demonstration, and the time bins of its training trials
+N_ON_GPU = 8  # trainings at a time
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
 def n_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_jobs() -> int:
+    """Return how many trainings to run at a time: as many as cores, at most `N_ON_GPU` on each GPU, if there are GPUs."""
+    n_gpus = torch.cuda.device_count()
+    return min(n_cores(), N_ON_GPU * n_gpus) if n_gpus else n_cores()
 
 
 @functools.cache
@@ -82,7 +89,7 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--name", type=str | None, help="Folder under lightning_logs (default: a time stamp)")
     parser.add_argument("--resume", type=str | None, help="Folder of a run that was stopped, to go on with it")
-    parser.add_argument("--jobs", type=int, default=n_cores(), help="Trainings at a time on this machine")
+    parser.add_argument("--jobs", type=int, default=default_jobs(), help="Trainings at a time on this machine")
     parser.add_argument(
         "--cluster",
         type=str,
