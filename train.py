@@ -10,6 +10,7 @@ python train.py --resume RUN            go on with a run that was stopped
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -87,7 +88,8 @@ def train_level(
 
     Raises:
         InputError: a wrong option, or another process trains in the folder.
-        FailedWork: the loss became infinite or NaN, or the training ended before its first validation.
+        FailedWork: the loss became infinite or NaN, the memory of the GPU is full, or the training ended before its first
+            validation.
     """
     use_one_thread()
     silence_lightning()
@@ -99,6 +101,8 @@ def train_level(
             trainer.fit(model, data, ckpt_path=runs.last_checkpoint(folder), weights_only=True)
         except SystemExit:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from None
+        except torch.OutOfMemoryError:
+            raise FailedWork("the memory of the GPU is full; try a lower --jobs or --data.batch_size") from None
         best = folder / "best.ckpt"
         if not best.exists():
             raise FailedWork(f"the training ended after {trainer.current_epoch} epochs without a validation")

@@ -6,9 +6,6 @@ import pytest
 import torch
 from conftest import PATIENCE, ROOT, SMALL, finish, started
 
-from command_line import FailedWork
-from training.parallel import train_all
-
 SLEEPER = """
 import signal, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
@@ -57,18 +54,6 @@ def test_ctrl_c_ends_workers_that_report_all_the_time(tmp_path):
     assert (done.output, done.errors) == ("interrupted\n", "")
 
 
-def test_a_training_that_fills_the_memory_of_a_gpu_ends_in_one_line_and_the_others_go_on():
-    def train(number: int, report) -> dict[str, float]:
-        if number == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return {"r2": number}
-
-    trained = train_all(train, {number: (number,) for number in range(3)}, 1, print)
-    assert [trained[0], trained[2]] == [{"r2": 0}, {"r2": 2}]
-    assert isinstance(trained[1], FailedWork)
-    assert "--jobs" in str(trained[1])
-
-
 SLEEPERS = """
 import time
 from training.parallel import train_all
@@ -98,3 +83,14 @@ def test_a_training_takes_numbers_that_slow_a_cpu_down_for_zero(call, tmp_path, 
     words = ["--data.path", small_lorenz, "--bandwidths", "4", "--jobs", "1", *SMALL, "--trainer.max_epochs=1"]
     assert call(tmp_path, "train.py", *words).status == 0
     assert small / 100 == 0
+
+
+def test_a_training_that_fills_the_memory_of_a_gpu_ends_in_one_line(call, monkeypatch, tmp_path, small_lorenz):
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("model.SequentialAutoencoder.training_step", fill)
+    done = call(tmp_path, "train.py", "--data.path", small_lorenz, "--bandwidths", "4", "2", "--jobs", "1", *SMALL)
+    assert done.status == 1
+    assert done.errors.count("the memory of the GPU is full") == 2, "both are tried"
+    assert done.errors.count("\n") == 1

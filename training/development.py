@@ -35,7 +35,7 @@ def choose_rows(trials: Dataset, n_at_most: int) -> Tensor:
 
 
 class Development:
-    """The D training trials with held-out counts."""
+    """D trials with held-out counts, of training or of validation."""
 
     def __init__(self, trials: Dataset, rows: Tensor, like: Tensor) -> None:
         chosen = trials[rows]

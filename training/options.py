@@ -18,7 +18,7 @@ from training.transfer import Part
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "default.yaml"
 DEMO_BANDWIDTHS = [29, 25, 20, 15, 10, 5, 3, 2]  # of 29 neurons
 N_STEPS, N_BINS = 780, 62_400  # steps of a training on the demonstration, and the time bins of its training trials
-N_ON_GPU = 8  # trainings at a time
+N_ON_GPU = 8  # trainings at a time on each GPU
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 
 
@@ -89,7 +89,12 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--name", type=str | None, help="Folder under lightning_logs (default: a time stamp)")
     parser.add_argument("--resume", type=str | None, help="Folder of a run that was stopped, to go on with it")
-    parser.add_argument("--jobs", type=int, default=default_jobs(), help="Trainings at a time on this machine")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=default_jobs(),
+        help="Trainings at a time on this machine; without it as many as cores, at most 8 on each GPU",
+    )
     parser.add_argument(
         "--cluster",
         type=str,

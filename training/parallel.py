@@ -81,8 +81,6 @@ def scores_or_failure(train: Callable[..., Scores], *args: object) -> Scores | F
         return train(*args)
     except FailedWork as error:
         return error
-    except torch.OutOfMemoryError:
-        return FailedWork("the memory of a GPU is full; try a lower --jobs or --data.batch_size")
     except BrokenProcessPool:
         return FailedWork("a process of this run was killed, perhaps for lack of memory; try a lower --jobs")
 

@@ -7,9 +7,10 @@ If the model has any, the whole model is also trained further with inputs in eve
 they are needed.
 
 Three things differ between recordings: how many factors the readout needs, whether trials share trajectories, as those of
-one condition do, and whether the refinement helps. The held-out counts of some training trials decide.
+one condition do, and whether the refinement helps. The held-out counts of some training trials decide. For new conditions, those
+of validation trials choose the fit. The fits are in `training/fits.py`.
 
-Letters in shapes: J training trials, D of which have held-out counts, H hidden units.
+Letters in shapes: D trials with held-out counts.
 """
 
 import torch
@@ -46,7 +47,7 @@ def choose_for_new(
     rows = torch.linspace(0, len(trials) - 1, min(len(trials), n_at_most)).long()
     new, candidates = Development(trials, rows, model.reference), {}
     for candidate in fitted:
-        if candidate.prior != "own":
+        if candidate.prior in ("shared", "similar"):  # neither own trajectories nor a fit that diverged
             candidates[f"new_{candidate.n_factors}_factors_{candidate.n_epochs}_epochs"] = candidate._replace(
                 prior="own"
             )
@@ -68,9 +69,9 @@ def refine(
         n_epochs: Epochs of the longest fit. The others have parts of them.
         seed: Seed of the fits.
         new_conditions: Validation trials, if the model is to infer conditions that are not in training. Then the trajectories
-            that training trials share still teach the decoder, but each new trial gets one of its own. How long the decoder
-            is taught, held-out counts of the new trials decide, as they decide which epoch is the best: all training trials
-            are of known conditions.
+            that training trials share still teach the decoder, but each new trial gets one of its own. Held-out counts of
+            the new trials choose the fit (its length and number of factors), as they choose the best epoch: all training
+            trials are of known conditions.
 
     Returns:
         The SBTT loss (nats per held-out count) of each way to infer that was tried.
@@ -127,7 +128,7 @@ def refine(
         by_encoder = fit_driven(model, whole, trials, rows, n_epochs * DRIVEN_STEPS, seed)
     least, best = better(by_encoder, ENCODER_MARGIN)
     if new_conditions is not None and best.prior in ("shared", "similar"):
-        best, tried_for_new = choose_for_new(model, fitted, new_conditions, n_trials // 4)
+        best, tried_for_new = choose_for_new(model, fitted, new_conditions, max(1, n_trials // 4))
         tried |= tried_for_new
     best.install(model)
     return tried
