@@ -93,7 +93,7 @@ def make_parser() -> ArgumentParser:
         "--jobs",
         type=int,
         default=default_jobs(),
-        help="Trainings at a time on this machine; without it as many as cores, at most 8 on each GPU",
+        help=f"Trainings at a time on this machine; without it as many as cores, at most {N_ON_GPU} on each GPU",
     )
     parser.add_argument(
         "--cluster",
