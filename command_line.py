@@ -1,4 +1,5 @@
-"""What all commands share: one-line errors with an exit status, files that are written whole or not at all, and tables."""
+"""What all commands share: one-line errors with an exit status, files that are written whole or not
+at all, and tables."""
 
 import contextlib
 import csv
@@ -15,7 +16,8 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 
 class InputError(Exception):
-    """A mistake in the input. The message names the file, key or flag, what was found and what was expected."""
+    """A mistake in the input. The message names the file, key or flag, what was found and what was
+    expected."""
 
 
 def expect(is_right: bool, flag: str, value: object, expected: str) -> None:
@@ -34,11 +36,14 @@ class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
 def command_parser(description: str) -> ArgumentParser:
     """Return a parser of options for a command. The description is that of its module."""
-    return ArgumentParser(description=description, exit_on_error=False, allow_abbrev=False, formatter_class=Help)
+    return ArgumentParser(
+        description=description, exit_on_error=False, allow_abbrev=False, formatter_class=Help
+    )
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit: status 0 for success, 1 for failed work, 2 for a mistake in the input, 130 for Ctrl-C.
+    """Run `main` and exit: status 0 for success, 1 for failed work, 2 for a mistake in the input,
+    130 for Ctrl-C.
 
     These errors are printed in one line. Any other exception is a bug and keeps its traceback.
     """
@@ -65,7 +70,8 @@ def silence_lightning() -> None:
 
 
 def writable_folder(path: str | Path, flag: str) -> Path:
-    """Return the folder `path`, made if necessary; raise InputError naming `flag` if it cannot be written to."""
+    """Return the folder `path`, made if necessary; raise InputError naming `flag` if it cannot be
+    written to."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +86,8 @@ def writable_folder(path: str | Path, flag: str) -> Path:
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to. Rename it to `path` if the block ends without an error."""
+    """Yield a temporary path beside `path` to write to. Rename it to `path` if the block ends
+    without an error."""
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -105,7 +112,8 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
 
 
 def markdown_table(columns: dict[str, list[str]], n_left: int = 0) -> str:
-    """Return a markdown table of columns (title: cells). The first `n_left` are aligned left, the others right."""
+    """Return a markdown table of columns (title: cells). The first `n_left` are aligned left, the
+    others right."""
     alignment = ["---" if index < n_left else "---:" for index in range(len(columns))]
     rows = [list(columns), alignment, *zip(*columns.values(), strict=True)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

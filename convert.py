@@ -1,8 +1,9 @@
-"""Make a data file for train.py from a session in NWB, or from files of lfads-torch or the Neural Latents Benchmark.
+"""Make a data file for train.py from a session in NWB, or from files of lfads-torch or the Neural
+Latents Benchmark.
 
-python convert.py session.nwb                                   list what is in the file, and a command that converts it
-python convert.py session.nwb --out yours.h5 --start -0.2 --stop 0.8
-python convert.py tensors.h5 --out yours.h5 --bin_width 0.005
+python convert.py session.nwb                                   list what is in the file, and a
+command that converts it python convert.py session.nwb --out yours.h5 --start -0.2 --stop 0.8 python
+convert.py tensors.h5 --out yours.h5 --bin_width 0.005
 """
 
 import json
@@ -20,8 +21,12 @@ from recordings.writing import split_trials, write_recording
 
 
 def write_session(session: Session, path: str, out: str, valid_fraction: float, seed: int) -> None:
-    """Write a session as a data file for train.py. Conditions get whole numbers; their names are an attribute."""
-    condition, attributes = session.condition, {"conversion": json.dumps(asdict(session.conversion)), "source": path}
+    """Write a session as a data file for train.py. Conditions get whole numbers; their names are an
+    attribute."""
+    condition, attributes = (
+        session.condition,
+        {"conversion": json.dumps(asdict(session.conversion)), "source": path},
+    )
     if condition is not None:
         names, condition = np.unique(condition, return_inverse=True)
         attributes["condition_names"] = json.dumps(names.tolist())
@@ -39,7 +44,9 @@ def report(session: Session, out: str, valid_fraction: float, seed: int) -> None
     n_trials, n_bins, n_units = session.spikes.shape
     sharing = np.bincount(session.groups)[session.groups] > 1
     if sharing.any():
-        print(f"{sharing.sum()} of {n_trials} trials share time with another; they stay in one split")
+        print(
+            f"{sharing.sum()} of {n_trials} trials share time with another; they stay in one split"
+        )
     n_conditions = 0 if session.condition is None else len(np.unique(session.condition))
     if n_conditions > n_trials / 2:
         print(f"{n_conditions} conditions in {n_trials} trials: are these labels?")
@@ -68,15 +75,19 @@ def convert(
         conversion: How a session is cut into trials.
         out: HDF5 file to write. It must not exist. None: list what is in the file.
         also: Further files of the Neural Latents Benchmark, whose tensors are often in several.
-        valid_fraction: Fraction of the trials for validation. Trials that share time are in one split.
+        valid_fraction: Fraction of the trials for validation. Trials that share time are in one
+            split.
         seed: Seed of the split.
 
     Raises:
-        InputError: a file that cannot be read, an option that does not fit it, or an `out` that exists.
+        InputError: a file that cannot be read, an option that does not fit it, or an `out` that
+            exists.
     """
     expect(seed >= 0, "--seed", seed, "a whole number of at least 0")
     if not Path(file).is_file():
-        raise InputError(f"{file}: no such file; expected a session in NWB, or a file of lfads-torch or the NLB")
+        raise InputError(
+            f"{file}: no such file; expected a session in NWB, or a file of lfads-torch or the NLB"
+        )
     if out is None:
         print(describe_nwb(file) if is_nwb(file) else describe_tensors([file, *also]))
         return
@@ -91,7 +102,10 @@ def convert(
     of_sessions = asdict(conversion) | {"bin_width": None}
     for name, value in of_sessions.items():
         expect(
-            value == asdict(Conversion())[name], f"--{name}", value, f"no such option, because {file} is no NWB file"
+            value == asdict(Conversion())[name],
+            f"--{name}",
+            value,
+            f"no such option, because {file} is no NWB file",
         )
     writable_folder(Path(out).parent, "--out")
     print(convert_tensors([file, *also], out, conversion.bin_width, valid_fraction, seed))
@@ -101,10 +115,15 @@ def main() -> None:
     parser = command_parser(__doc__)
     parser.add_function_arguments(convert, as_positional=True, skip={"conversion", "also"})
     parser.add_argument(
-        "--also", nargs="+", default=[], help="Further files of the NLB, whose tensors are often in several"
+        "--also",
+        nargs="+",
+        default=[],
+        help="Further files of the NLB, whose tensors are often in several",
     )
     parser.add_argument(
-        "--trials", nargs="+", help="Tables of intervals whose rows are trials (default: trials, or the only table)"
+        "--trials",
+        nargs="+",
+        help="Tables of intervals whose rows are trials (default: trials, or the only table)",
     )
     parser.add_class_arguments(Conversion, skip={"trials", "unit_ids"})
     options = parser.parse_args()

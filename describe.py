@@ -1,4 +1,5 @@
-"""Describe a recording: shapes, observed entries, rates, and what looks wrong. Exit status 2 if it cannot be trained on.
+"""Describe a recording: shapes, observed entries, rates, and what looks wrong. Exit status 2 if it
+cannot be trained on.
 
 python describe.py FILE
 """
@@ -29,7 +30,8 @@ class Summary:
 
 
 def summarise(trials: Trials, path: str | Path, split: str) -> Summary:
-    """Sum over the trials of one split, a block at a time; raise InputError if a value cannot be right."""
+    """Sum over the trials of one split, a block at a time; raise InputError if a value cannot be
+    right."""
     n_observed, n_spikes = np.zeros((2, *trials.spikes.shape[1:]))
     highest, n_empty = 0.0, 0
     for block in blocks(trials.spikes):
@@ -47,7 +49,8 @@ def summarise(trials: Trials, path: str | Path, split: str) -> Summary:
 
 
 def find_suspicious(summary: Summary, bin_width: float) -> list[str]:
-    """Return a line for each property that looks like a mistake. Neurons and bins are counted from 0."""
+    """Return a line for each property that looks like a mistake. Neurons and bins are counted from
+    0."""
     n_observed, n_spikes = summary.n_observed.sum(0), summary.n_spikes.sum(0)
     rates = n_spikes / np.maximum(n_observed, 1) / bin_width
     found = {
@@ -77,7 +80,11 @@ def describe(path: str, bin_width: float | None = None) -> None:
     bin_width_flag = "" if bin_width is None else f" --data.bin_width {bin_width}"
     trials, bin_width, n_heldin, _, names = read_file(path, bin_width)
     n_bins, n_neurons = trials["train"].spikes.shape[1:]
-    heldout = f", of which {n_neurons - n_heldin} are hidden from the encoder" if n_heldin < n_neurons else ""
+    heldout = (
+        f", of which {n_neurons - n_heldin} are hidden from the encoder"
+        if n_heldin < n_neurons
+        else ""
+    )
     print(
         f"{path}: {n_neurons} neurons{heldout}, {n_bins} bins of {bin_width:g} s in a trial ({n_bins * bin_width:g} s)"
     )
@@ -87,15 +94,27 @@ def describe(path: str, bin_width: float | None = None) -> None:
         n_trials = len(split_trials.spikes)
         observed = 100 * summary.n_observed / n_trials
         of_neurons = summary.n_spikes.sum(0) / np.maximum(summary.n_observed.sum(0), 1) / bin_width
-        n_conditions = None if split_trials.condition is None else len(np.unique(split_trials.condition))
+        n_conditions = (
+            None if split_trials.condition is None else len(np.unique(split_trials.condition))
+        )
         named = f" ({', '.join(names)})" if names and len(names) <= 12 else ""
-        print(f"\n{split}: {n_trials} trials" + (f" of {n_conditions} conditions{named}" if n_conditions else ""))
+        print(
+            f"\n{split}: {n_trials} trials"
+            + (f" of {n_conditions} conditions{named}" if n_conditions else "")
+        )
         print(f"  true rates          {'none' if split_trials.rates is None else 'known'}")
         print(f"  observed            {observed.mean():.1f}% of the entries")
-        for name, of_one in (("of a neuron's", observed.mean(0)), ("of a time bin's", observed.mean(1))):
-            print(f"  {name:18}  {of_one.min():.1f}% to {of_one.max():.1f}% (median {np.median(of_one):.1f}%)")
+        for name, of_one in (
+            ("of a neuron's", observed.mean(0)),
+            ("of a time bin's", observed.mean(1)),
+        ):
+            print(
+                f"  {name:18}  {of_one.min():.1f}% to {of_one.max():.1f}% (median {np.median(of_one):.1f}%)"
+            )
         mean = summary.n_spikes.sum() / summary.n_observed.sum() / bin_width
-        print(f"  mean rate           {mean:.1f} spikes/s; neurons {of_neurons.min():.1f} to {of_neurons.max():.1f}")
+        print(
+            f"  mean rate           {mean:.1f} spikes/s; neurons {of_neurons.min():.1f} to {of_neurons.max():.1f}"
+        )
         print(f"  highest count       {summary.highest_count:g} spikes in a bin")
         warnings += [f"{split}: {line}" for line in find_suspicious(summary, bin_width)]
     print("\nLooks wrong:" if warnings else "\nNothing looks wrong.")

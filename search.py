@@ -32,7 +32,9 @@ def make_parser() -> ArgumentParser:
     parser = options.make_parser()
     parser.description = "Look for settings that suit a recording, by the held-out NLL."
     parser.usage = "search.py --data.path FILE --bandwidths N [--trials N] [--space FILE] [options of train.py]"
-    parser.add_argument("--trials", type=int, default=30, help="Settings to try; the first is the recipe as it is")
+    parser.add_argument(
+        "--trials", type=int, default=30, help="Settings to try; the first is the recipe as it is"
+    )
     parser.add_argument("--space", type=str, default=str(SPACE), help="YAML file: what to vary")
     return parser
 
@@ -52,10 +54,20 @@ def of_one_training(config: Namespace) -> Namespace:
     """
     expect(config.trials >= 1, "--trials", config.trials, "at least 1")
     options.check_options(config)
-    expect(not options.is_distributed(config), "--trainer.devices", config.trainer.devices, "1 in a search")
+    expect(
+        not options.is_distributed(config),
+        "--trainer.devices",
+        config.trainer.devices,
+        "1 in a search",
+    )
     bandwidths = options.choose_bandwidths(config)
     trainings = options.choose_trainings(config, bandwidths)
-    expect(len(trainings) == 1, "--bandwidths", " ".join(map(str, bandwidths)), "one bandwidth, and --seeds 1")
+    expect(
+        len(trainings) == 1,
+        "--bandwidths",
+        " ".join(map(str, bandwidths)),
+        "one bandwidth, and --seeds 1",
+    )
     training = options.config_of(of_train(config), *trainings[0])
     check_by_building(training)
     if training.trainer.check_val_every_n_epoch is not None:
@@ -73,7 +85,9 @@ def look_for_settings(config: Namespace, training: Namespace, space: Space, run_
     numbers = range(search.begin(study), config.trials)
     show = terminal.ignore if config.quiet else functools.partial(print, flush=True)
     if numbers:
-        show(f"Trying {len(numbers)} settings at bandwidth {training.data.bandwidth} in {run_dir}\n")
+        show(
+            f"Trying {len(numbers)} settings at bandwidth {training.data.bandwidth} in {run_dir}\n"
+        )
         show("setting   held-out NLL    time")
     gpus = options.choose_gpus(config, len(numbers))
     arguments = {
@@ -86,7 +100,9 @@ def look_for_settings(config: Namespace, training: Namespace, space: Space, run_
         results = train_all(try_setting, arguments, min(config.jobs, len(numbers)), show)
     elif numbers:
         uses_gpus = options.may_use_gpus(config)
-        results = train_on_cluster(try_setting, arguments, None, config.cluster, run_dir, uses_gpus, show)
+        results = train_on_cluster(
+            try_setting, arguments, None, config.cluster, run_dir, uses_gpus, show
+        )
     report(config, study, run_dir)
     failed = [str(result) for result in results.values() if isinstance(result, FailedWork)]
     if failed:
@@ -105,15 +121,21 @@ def report(config: Namespace, study: object, run_dir: Path) -> None:
     found.name, found.cluster = None, "local"
     runs.save_config(found, run_dir, "best.yaml")
     default = next((row["heldout_nll"] for row in rows if row["outcome"] == "default"), math.nan)
-    print(f"\nThe best: setting {best.number + 1}, held-out NLL {best.value:.4f} (the recipe as it is: {default:.4f})")
-    print(f"All of them:    {run_dir / 'trials.csv'}, and tensorboard --logdir {run_dir}, page HPARAMS")
+    print(
+        f"\nThe best: setting {best.number + 1}, held-out NLL {best.value:.4f} (the recipe as it is: {default:.4f})"
+    )
+    print(
+        f"All of them:    {run_dir / 'trials.csv'}, and tensorboard --logdir {run_dir}, page HPARAMS"
+    )
     print(f"Train with it:  python train.py --config {run_dir / 'best.yaml'}")
 
 
 def main() -> None:
     silence_lightning()
     if search is None:
-        raise InputError("Optuna is not installed; expected: pip install -r requirements-search.txt")
+        raise InputError(
+            "Optuna is not installed; expected: pip install -r requirements-search.txt"
+        )
     parser = make_parser()
     config = parser.parse_args()
     run_dir, space_path = None, config.space
@@ -133,7 +155,9 @@ def main() -> None:
         try:
             look_for_settings(config, training, space, run_dir)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; go on with: python search.py --resume {run_dir}") from None
+            raise KeyboardInterrupt(
+                f"interrupted; go on with: python search.py --resume {run_dir}"
+            ) from None
 
 
 def check_settings(training: Namespace, settings: dict[str, object]) -> None:

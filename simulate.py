@@ -1,6 +1,8 @@
-"""Simulate the data of the demonstration: Poisson spikes of neurons that a latent Lorenz system drives.
+"""Simulate the data of the demonstration: Poisson spikes of neurons that a latent Lorenz system
+drives.
 
-`python simulate.py` rebuilds `lorenz_data.h5` bit for bit; `python simulate.py --help` lists the parameters.
+`python simulate.py` rebuilds `lorenz_data.h5` bit for bit; `python simulate.py --help` lists the
+parameters.
 """
 
 import h5py
@@ -17,13 +19,15 @@ PUSH = 20.0  # length of a push, in the units of the Lorenz system, whose dimens
 
 
 def lorenz_derivative(state: np.ndarray) -> np.ndarray:
-    """Time derivative of `state` (..., 3) under the Lorenz (1963) equations: sigma 10, rho 28, beta 8/3."""
+    """Time derivative of `state` (..., 3) under the Lorenz (1963) equations: sigma 10, rho 28, beta
+    8/3."""
     x, y, z = state[..., 0], state[..., 1], state[..., 2]
     return np.stack([10.0 * (y - x), x * (28.0 - z) - y, x * y - (8.0 / 3.0) * z], axis=-1)
 
 
 def rk4_step(state: np.ndarray, step: float) -> np.ndarray:
-    """Advance `state` (..., 3) by `step` Lorenz time units with the classical fourth-order Runge-Kutta method."""
+    """Advance `state` (..., 3) by `step` Lorenz time units with the classical fourth-order
+    Runge-Kutta method."""
     k1 = lorenz_derivative(state)
     k2 = lorenz_derivative(state + 0.5 * step * k1)
     k3 = lorenz_derivative(state + 0.5 * step * k2)
@@ -40,7 +44,8 @@ def lorenz_latents(
         rng: Random number generator of the initial states.
         conditions: Number of initial states.
         bins: Number of time bins.
-        pushes: (conditions, trials, bins, 3) what is added to the state before each bin; None: nothing.
+        pushes: (conditions, trials, bins, 3) what is added to the state before each bin; None:
+            nothing.
 
     Returns:
         (conditions, bins, 3) without pushes, else (conditions * trials, bins, 3).
@@ -62,7 +67,8 @@ def lorenz_latents(
 
 
 def random_pushes(rng: np.random.Generator, shape: tuple[int, int, int], pulses: int) -> np.ndarray:
-    """Return pushes (*shape, 3) of trials of `shape` (conditions, trials, bins): zero, but for `pulses` bins of each trial.
+    """Return pushes (*shape, 3) of trials of `shape` (conditions, trials, bins): zero, but for
+    `pulses` bins of each trial.
 
     They come in the middle three fifths of a trial, in a random direction.
     """
@@ -77,18 +83,21 @@ def random_pushes(rng: np.random.Generator, shape: tuple[int, int, int], pulses:
 
 
 def random_loadings(rng: np.random.Generator, neurons: int) -> np.ndarray:
-    """Return loadings (3, neurons): strong on x with either sign (two neurons weak), weak on y and z."""
+    """Return loadings (3, neurons): strong on x with either sign (two neurons weak), weak on y and
+    z."""
     negative = round(neurons * 12 / 29)
     on_x = rng.uniform(0.65, 1.0, neurons) * np.where(np.arange(neurons) < negative, -1.0, 1.0)
     on_x[rng.choice(neurons, size=min(2, neurons), replace=False)] *= 0.2
     return np.stack([np.sort(on_x), *rng.normal(0.0, 0.12, (2, neurons))])
 
 
-def condition_rates(latents: np.ndarray, loadings: np.ndarray, log_rate_sd: float, mean_rate: float) -> np.ndarray:
+def condition_rates(
+    latents: np.ndarray, loadings: np.ndarray, log_rate_sd: float, mean_rate: float
+) -> np.ndarray:
     """Map latents (conditions, bins, 3) to firing rates (conditions, bins, neurons) in spikes/s.
 
-    The rates are rounded to single precision, in which they are stored. So the counts drawn from them do not depend on
-    the last bits of a machine's `exp`.
+    The rates are rounded to single precision, in which they are stored. So the counts drawn from
+    them do not depend on the last bits of a machine's `exp`.
     """
     log_rates = sum(latents[..., i, None] * loadings[i] for i in range(3))
     with np.errstate(over="ignore", invalid="ignore"):  # `simulate` checks the result
@@ -96,8 +105,11 @@ def condition_rates(latents: np.ndarray, loadings: np.ndarray, log_rate_sd: floa
         return (rates * (mean_rate / rates.mean())).astype(np.float32)
 
 
-def split_trials(rng: np.random.Generator, conditions: int, trials: int, valid_fraction: float) -> np.ndarray:
-    """Choose validation trials at random, as equally from each condition as possible: bool (conditions, trials)."""
+def split_trials(
+    rng: np.random.Generator, conditions: int, trials: int, valid_fraction: float
+) -> np.ndarray:
+    """Choose validation trials at random, as equally from each condition as possible: bool
+    (conditions, trials)."""
     each, left_over = divmod(round(conditions * trials * valid_fraction), conditions)
     n_valid = np.full(conditions, each)
     n_valid[rng.choice(conditions, size=left_over, replace=False)] += 1
@@ -128,19 +140,25 @@ def simulate(
         bins: Number of time bins in a trial, each 0.07 Lorenz time units.
         bin_width: Width of a time bin in seconds.
         mean_rate: Mean firing rate over neurons, conditions and time, in spikes/s.
-        log_rate_sd: Standard deviation of the log firing rates over neurons, conditions and time (no unit).
+        log_rate_sd: Standard deviation of the log firing rates over neurons, conditions and time
+            (no unit).
         valid_fraction: Fraction of the trials kept for validation.
-        pulses: Number of bins of each trial in which a random push moves the state of the Lorenz system. Their bins are in
-            the file as train_pulses and valid_pulses (trials, bins), bool.
+        pulses: Number of bins of each trial in which a random push moves the state of the Lorenz
+            system. Their bins are in the file as train_pulses and valid_pulses (trials, bins),
+            bool.
         seed: Seed of all random numbers. The same seed gives the same file, bit for bit.
 
     Raises:
         InputError: a parameter outside its range.
     """
-    for name, value in dict(conditions=conditions, trials=trials, neurons=neurons, bins=bins).items():
+    for name, value in dict(
+        conditions=conditions, trials=trials, neurons=neurons, bins=bins
+    ).items():
         if value < 1:
             raise InputError(f"--{name} {value}: expected a whole number of at least 1")
-    for name, value in dict(bin_width=bin_width, mean_rate=mean_rate, log_rate_sd=log_rate_sd).items():
+    for name, value in dict(
+        bin_width=bin_width, mean_rate=mean_rate, log_rate_sd=log_rate_sd
+    ).items():
         if not 0 < value < np.inf:
             raise InputError(f"--{name} {value}: expected a number above 0")
     if not 1 <= round(conditions * trials * valid_fraction) < conditions * trials:
@@ -157,30 +175,44 @@ def simulate(
         raise InputError(f"--seed {seed}: expected a whole number of at least 0")
 
     rng = np.random.default_rng(seed)
-    pushes = random_pushes(np.random.default_rng([seed, 1]), (conditions, trials, bins), pulses) if pulses else None
+    pushes = (
+        random_pushes(np.random.default_rng([seed, 1]), (conditions, trials, bins), pulses)
+        if pulses
+        else None
+    )
     latents = lorenz_latents(rng, conditions, bins, pushes)
     rates = condition_rates(latents, random_loadings(rng, neurons), log_rate_sd, mean_rate)
     if not rates.max() * bin_width < 1e6:
         raise InputError(
             f"--mean_rate {mean_rate} --log_rate_sd {log_rate_sd}: expected under a million spikes in a bin"
         )
-    expected = rates.reshape(conditions, -1, bins, neurons) * np.float64(bin_width)  # of a condition, or of each trial
+    expected = rates.reshape(conditions, -1, bins, neurons) * np.float64(
+        bin_width
+    )  # of a condition, or of each trial
     spikes = rng.poisson(expected, (conditions, trials, bins, neurons))
     is_valid = split_trials(rng, conditions, trials, valid_fraction)
 
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(
-            bin_width=bin_width, rate_unit="spikes/s", seed=seed, generator="simulate.py", generator_version=VERSION
+            bin_width=bin_width,
+            rate_unit="spikes/s",
+            seed=seed,
+            generator="simulate.py",
+            generator_version=VERSION,
         )
         for split, chosen in (("train", ~is_valid), ("valid", is_valid)):
-            condition = np.nonzero(chosen)[0]  # trials in the order of their conditions compress well
+            condition = np.nonzero(chosen)[
+                0
+            ]  # trials in the order of their conditions compress well
             write = dict(chunks=True, compression="gzip", compression_opts=9, shuffle=True)
             narrow = np.uint8 if spikes.max() < 256 else np.uint32
             file.create_dataset(f"{split}_data", data=spikes[chosen].astype(narrow), **write)
             rows = condition if pushes is None else np.flatnonzero(chosen)
             for key, trajectories in (("truth", rates), ("latents", latents.astype(np.float32))):
                 chunks = (min(32, len(condition)), *trajectories.shape[1:])
-                file.create_dataset(f"{split}_{key}", data=trajectories[rows], **{**write, "chunks": chunks})
+                file.create_dataset(
+                    f"{split}_{key}", data=trajectories[rows], **{**write, "chunks": chunks}
+                )
             if pushes is not None:
                 file.create_dataset(f"{split}_pulses", data=pushes.any(-1)[chosen])
             file.create_dataset(f"{split}_condition", data=condition.astype(np.int32))

@@ -33,21 +33,35 @@ from training.parallel import use_one_thread
 from training.tensorboard import TensorBoardPages, log_result, make_logger
 from training.transfer import start_from
 
-SCORES = ["r2", "r2_observed", "r2_unobserved", "r2_amortised", "nll", "heldout_nll", "heldout_nll_amortised", "bps"]
+SCORES = [
+    "r2",
+    "r2_observed",
+    "r2_unobserved",
+    "r2_amortised",
+    "nll",
+    "heldout_nll",
+    "heldout_nll_amortised",
+    "bps",
+]
 
 
 def build(
     config: Namespace, folder: Path, gpu: int | None = None, report: terminal.Send = terminal.ignore
 ) -> tuple[SpikeDataModule, SequentialAutoencoder, pl.Trainer]:
-    """Make data, model and trainer of one bandwidth from its options. The arguments are those of `train_level`."""
+    """Make data, model and trainer of one bandwidth from its options. The arguments are those of
+    `train_level`."""
     pl.seed_everything(config.seed_everything, workers=True, verbose=False)
-    given = options.train_parser().instantiate(config).trainer  # options that name classes become objects
+    given = (
+        options.train_parser().instantiate(config).trainer
+    )  # options that name classes become objects
     data = SpikeDataModule(**config.data, seed=config.seed_everything)
     model = SequentialAutoencoder(data.n_neurons, data.bin_width, data.n_heldin, **config.model)
     if config.init_from is not None:
         start_from(model, config.init_from, config.init_parts, config.freeze)
     ours = {
-        "logger": make_logger(folder, runs.last_checkpoint(folder)) if given.logger in (None, True) else given.logger,
+        "logger": make_logger(folder, runs.last_checkpoint(folder))
+        if given.logger in (None, True)
+        else given.logger,
         "devices": given.devices if gpu is None else [gpu],
         "plugins": [AtomicCheckpointIO(), *options.as_list(given.plugins)],
         "max_epochs": options.choose_epochs(given, data),
@@ -57,11 +71,15 @@ def build(
             SeedEachStep(config.seed_everything),
             StopIfNotFinite(),
             Timer(given.max_time),
-            terminal.ReportProgress(terminal.name_of(data.n_observed, sweep.seed_of(config, folder)), report),
+            terminal.ReportProgress(
+                terminal.name_of(data.n_observed, sweep.seed_of(config, folder)), report
+            ),
             TensorBoardPages(folder, config),
             *options.as_list(given.callbacks),
             # after the callbacks that may stop the training
-            RefineAndValidateAtTheEnd(options.choose_refinement(config, data), config.seed_everything),
+            RefineAndValidateAtTheEnd(
+                options.choose_refinement(config, data), config.seed_everything
+            ),
         ],
     }
     return data, model, pl.Trainer(**given.as_dict() | ours)
@@ -78,18 +96,21 @@ def check_by_building(config: Namespace) -> None:
 def train_level(
     config: Namespace, folder: Path, gpu: int | None = None, report: terminal.Send = terminal.ignore
 ) -> dict[str, float]:
-    """Train at one bandwidth, from its last checkpoint if there is one, and return the scores of its best checkpoint.
+    """Train at one bandwidth, from its last checkpoint if there is one, and return the scores of
+    its best checkpoint.
 
     Args:
         config: Options of this training alone (`training.options.config_of`).
-        folder: Where checkpoints, configuration and TensorBoard's files are written. Made if necessary.
-        gpu: Index of the GPU to train on. None: as `--trainer.accelerator` and `--trainer.devices` say.
+        folder: Where checkpoints, configuration and TensorBoard's files are written. Made if
+            necessary.
+        gpu: Index of the GPU to train on. None: as `--trainer.accelerator` and `--trainer.devices`
+            say.
         report: Called with the progress after each epoch.
 
     Raises:
         InputError: a wrong option, or another process trains in the folder.
-        FailedWork: the loss became infinite or NaN, the memory of the GPU is full, or the training ended before its first
-            validation.
+        FailedWork: the loss became infinite or NaN, the memory of the GPU is full, or the training
+            ended before its first validation.
     """
     use_one_thread()
     silence_lightning()
@@ -102,16 +123,30 @@ def train_level(
         except SystemExit:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from None
         except torch.OutOfMemoryError:
-            raise FailedWork("the memory of the GPU is full; try a lower --jobs or --data.batch_size") from None
+            raise FailedWork(
+                "the memory of the GPU is full; try a lower --jobs or --data.batch_size"
+            ) from None
         best = folder / "best.ckpt"
         if not best.exists():
-            raise FailedWork(f"the training ended after {trainer.current_epoch} epochs without a validation")
-        n_epochs, seconds, logger = trainer.current_epoch, timer.time_elapsed("train"), trainer.logger
+            raise FailedWork(
+                f"the training ended after {trainer.current_epoch} epochs without a validation"
+            )
+        n_epochs, seconds, logger = (
+            trainer.current_epoch,
+            timer.time_elapsed("train"),
+            trainer.logger,
+        )
         trainer.logger = None  # this validation is not part of the training's history
-        validated = trainer.validate(model, data, ckpt_path=best, weights_only=True, verbose=False)[0]
+        validated = trainer.validate(model, data, ckpt_path=best, weights_only=True, verbose=False)[
+            0
+        ]
         scores = {name: validated.get(f"valid/{name}", float("nan")) for name in SCORES}
         log_result(logger, folder, config, scores)
-    data_row = {"bandwidth": data.n_observed, "seed": config.seed_everything, "fraction_dropped": data.fraction_dropped}
+    data_row = {
+        "bandwidth": data.n_observed,
+        "seed": config.seed_everything,
+        "fraction_dropped": data.fraction_dropped,
+    }
     found = {"prior": model.prior, "factors": rank(model.readout)}
     return data_row | scores | found | {"epochs": n_epochs, "seconds": seconds}
 
@@ -139,7 +174,9 @@ def main() -> None:
             sweep.train_run(train_level, config, trainings, run_dir)
         except KeyboardInterrupt:
             if runs.is_main_process():
-                raise KeyboardInterrupt(f"interrupted; go on with: python train.py --resume {run_dir}") from None
+                raise KeyboardInterrupt(
+                    f"interrupted; go on with: python train.py --resume {run_dir}"
+                ) from None
 
 
 if __name__ == "__main__":

@@ -1,1 +1,2 @@
-"""What comes after a training: finding, loading and scoring checkpoints, inference, baselines, published numbers."""
+"""What comes after a training: finding, loading and scoring checkpoints, inference, baselines,
+published numbers."""

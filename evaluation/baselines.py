@@ -1,4 +1,5 @@
-"""Baselines on the same masked data: an ideal observer, smoothed spikes and the mean over trials."""
+"""Baselines on the same masked data: an ideal observer, smoothed spikes and the mean over
+trials."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +21,8 @@ SETTINGS = list(product(KERNEL_SDS, PRIOR_WEIGHTS))
 
 
 def r2_of_ideal_observer(data: SpikeDataModule) -> float:
-    """Return the R² of the ideal observer on the validation trials; NaN if true rates or conditions are not known."""
+    """Return the R² of the ideal observer on the validation trials; NaN if true rates or conditions
+    are not known."""
     metric = R2(data.n_neurons)
     for batch in data.val_dataloader():
         ideal = ideal_observer(batch.spikes, data.trials["valid"], data.bin_width)
@@ -31,10 +33,11 @@ def r2_of_ideal_observer(data: SpikeDataModule) -> float:
 
 
 def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor | None:
-    """Infer rates like an observer who knows the true rates of each condition, but not the condition of a trial.
+    """Infer rates like an observer who knows the true rates of each condition, but not the
+    condition of a trial.
 
-    The posterior mean of the conditions' true rates given the observed counts, with equal priors. No method has a smaller
-    expected squared error.
+    The posterior mean of the conditions' true rates given the observed counts, with equal priors.
+    No method has a smaller expected squared error.
 
     Args:
         spikes: (B, T, N) counts per bin, NaN = missing.
@@ -53,7 +56,8 @@ def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor |
 
 
 def scores_of_smoothing(data: SpikeDataModule) -> tuple[float, float]:
-    """Return R² and bits per spike of smoothed spikes on the validation trials; an R² of NaN if true rates are not known.
+    """Return R² and bits per spike of smoothed spikes on the validation trials; an R² of NaN if
+    true rates are not known.
 
     Each neuron is smoothed with the settings that best predict its held-out counts.
     """
@@ -61,7 +65,8 @@ def scores_of_smoothing(data: SpikeDataModule) -> tuple[float, float]:
     shown, hidden = mask_missing(spikes, ~heldout), mask_missing(spikes, heldout)
     chosen = choose_settings(lambda *setting: smoothed_counts(shown, *setting), hidden)
     inferred, from_shown = (
-        combine(lambda *setting, c=counts: smoothed_counts(c, *setting), chosen) for counts in (spikes, shown)
+        combine(lambda *setting, c=counts: smoothed_counts(c, *setting), chosen)
+        for counts in (spikes, shown)
     )
     bits, r2 = BitsPerSpike(data.n_neurons), R2(data.n_neurons)
     bits.update(from_shown.log(), hidden)
@@ -72,14 +77,20 @@ def scores_of_smoothing(data: SpikeDataModule) -> tuple[float, float]:
 
 
 def r2_of_psth(data: SpikeDataModule) -> float:
-    """Return the R² of PSTHs: each validation trial is predicted by the smoothed mean over its condition's training trials.
+    """Return the R² of PSTHs: each validation trial is predicted by the smoothed mean over its
+    condition's training trials.
 
-    Each neuron is smoothed with the settings that best predict its held-out counts. NaN if rates or labels are not known, or
-    a condition is not in training.
+    Each neuron is smoothed with the settings that best predict its held-out counts. NaN if rates or
+    labels are not known, or a condition is not in training.
     """
     spikes, heldout, rates = validation_trials(data)
     labels = [data.trials[split].condition for split in ("train", "valid")]
-    if rates is None or labels[0] is None or labels[1] is None or not np.isin(labels[1], labels[0]).all():
+    if (
+        rates is None
+        or labels[0] is None
+        or labels[1] is None
+        or not np.isin(labels[1], labels[0]).all()
+    ):
         return math.nan
     training = data.datasets["train"][:].spikes
     names, indices = np.unique(labels[0], return_inverse=True)
@@ -93,14 +104,19 @@ def r2_of_psth(data: SpikeDataModule) -> float:
         return smooth(sums, n_observed, mean, kernel_sd, prior)[of_trial]
 
     r2 = R2(data.n_neurons)
-    r2.update(combine(psth, choose_settings(psth, mask_missing(spikes, heldout))) / data.bin_width, rates)
+    r2.update(
+        combine(psth, choose_settings(psth, mask_missing(spikes, heldout))) / data.bin_width, rates
+    )
     return float(r2.compute())
 
 
 def choose_settings(predict: Callable[..., Tensor], hidden: Tensor) -> Tensor:
-    """Return for each neuron (N,) the index in SETTINGS that best predicts the hidden counts (B, T, N)."""
+    """Return for each neuron (N,) the index in SETTINGS that best predicts the hidden counts (B, T,
+    N)."""
     predictions = (predict(*setting) for setting in SETTINGS)
-    return torch.stack([(counts - hidden * counts.log()).nansum((0, 1)) for counts in predictions]).argmin(0)
+    return torch.stack(
+        [(counts - hidden * counts.log()).nansum((0, 1)) for counts in predictions]
+    ).argmin(0)
 
 
 def combine(predict: Callable[..., Tensor], chosen: Tensor) -> Tensor:
@@ -113,7 +129,8 @@ def combine(predict: Callable[..., Tensor], chosen: Tensor) -> Tensor:
 
 
 def bps_of_mean_over_trials(data: SpikeDataModule) -> float:
-    """Return the bits per spike of the mean over training trials in each bin (PSTH) on the validation trials."""
+    """Return the bits per spike of the mean over training trials in each bin (PSTH) on the
+    validation trials."""
     spikes, heldout, _ = validation_trials(data)
     sums, n_trials = torch.zeros(2, *spikes.shape[1:])
     for batch in data.train_dataloader():
@@ -129,21 +146,26 @@ def bps_of_mean_over_trials(data: SpikeDataModule) -> float:
 def validation_trials(data: SpikeDataModule) -> Batch:
     """Return all validation trials as one batch."""
     spikes, heldout, rates = zip(*data.val_dataloader(), strict=True)
-    return Batch(torch.cat(spikes), torch.cat(heldout), None if rates[0] is None else torch.cat(rates))
+    return Batch(
+        torch.cat(spikes), torch.cat(heldout), None if rates[0] is None else torch.cat(rates)
+    )
 
 
 def smoothed_counts(spikes: Tensor, kernel_sd: float, prior: float) -> Tensor:
-    """Infer expected counts per bin (B, T, N) by smoothing the observed counts of each neuron in time.
+    """Infer expected counts per bin (B, T, N) by smoothing the observed counts of each neuron in
+    time.
 
-    The estimate is the Gaussian-weighted mean of the counts around a bin, shrunk towards the neuron's mean over all trials
-    (the posterior mean under a Gamma prior).
+    The estimate is the Gaussian-weighted mean of the counts around a bin, shrunk towards the
+    neuron's mean over all trials (the posterior mean under a Gamma prior).
 
     Args:
         spikes: (B, T, N) counts per bin, NaN = missing.
         kernel_sd: Standard deviation of the Gaussian (bins).
         prior: Weight of the neuron's mean, in observed bins.
     """
-    return smooth(spikes.nan_to_num(nan=0.0), (~spikes.isnan()).float(), mean_counts(spikes), kernel_sd, prior)
+    return smooth(
+        spikes.nan_to_num(nan=0.0), (~spikes.isnan()).float(), mean_counts(spikes), kernel_sd, prior
+    )
 
 
 def mean_counts(spikes: Tensor) -> Tensor:
@@ -151,8 +173,11 @@ def mean_counts(spikes: Tensor) -> Tensor:
     return spikes.nanmean((0, 1)).nan_to_num(nan=1.0).clamp(min=1e-6)
 
 
-def smooth(sums: Tensor, n_observed: Tensor, mean: Tensor, kernel_sd: float, prior: float) -> Tensor:
-    """Return means (B, T, N) of counts around each bin: `sums` of `n_observed` counts (B, T, N), shrunk towards `mean` (N,)."""
+def smooth(
+    sums: Tensor, n_observed: Tensor, mean: Tensor, kernel_sd: float, prior: float
+) -> Tensor:
+    """Return means (B, T, N) of counts around each bin: `sums` of `n_observed` counts (B, T, N),
+    shrunk towards `mean` (N,)."""
     bins = torch.arange(sums.shape[1])
     kernel = torch.exp(-0.5 * ((bins[:, None] - bins) / kernel_sd) ** 2)
     return (kernel @ sums + prior * mean) / (kernel @ n_observed + prior)

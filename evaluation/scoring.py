@@ -15,7 +15,8 @@ from model import SequentialAutoencoder
 
 @dataclass
 class Score:
-    """Scores of one checkpoint on the validation trials. NaN if a score needs true rates that are not known."""
+    """Scores of one checkpoint on the validation trials. NaN if a score needs true rates that are
+    not known."""
 
     bandwidth: int
     fraction_dropped: float
@@ -57,7 +58,9 @@ def load_model_and_data(
 
 def validate(model: SequentialAutoencoder, data: SpikeDataModule) -> dict[str, float]:
     """Score a model on the validation trials. The names are those of training, without `valid/`."""
-    trainer = pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    trainer = pl.Trainer(
+        logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu"
+    )
     scores = trainer.validate(model, data, verbose=False)[0]
     return {name.removeprefix("valid/"): value for name, value in scores.items()}
 
@@ -69,7 +72,10 @@ def score(checkpoint: Path, model: SequentialAutoencoder, data: SpikeDataModule)
     return Score(
         bandwidth=data.n_observed,
         fraction_dropped=data.fraction_dropped,
-        **{name: scores.get(name, np.nan) for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised", "bps")},
+        **{
+            name: scores.get(name, np.nan)
+            for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised", "bps")
+        },
         r2_ideal=r2_of_ideal_observer(data),
         r2_smoothed=r2_smoothed,
         bps_smoothed=bps_smoothed,
@@ -80,16 +86,20 @@ def score(checkpoint: Path, model: SequentialAutoencoder, data: SpikeDataModule)
 
 
 def mean_and_sd(scores: list[Score]) -> list[tuple[Score, Score]]:
-    """Return the means and the SDs over seeds (NaN for one seed) of each bandwidth, the largest bandwidth first."""
+    """Return the means and the SDs over seeds (NaN for one seed) of each bandwidth, the largest
+    bandwidth first."""
     result = []
     for bandwidth in sorted({score.bandwidth for score in scores}, reverse=True):
         seeds = [score for score in scores if score.bandwidth == bandwidth]
-        values = {field.name: [getattr(score, field.name) for score in seeds] for field in fields(Score)}
+        values = {
+            field.name: [getattr(score, field.name) for score in seeds] for field in fields(Score)
+        }
         first = {name: of_seeds[0] for name, of_seeds in values.items()}
         numbers = {field.name: values[field.name] for field in fields(Score) if field.type is float}
         means = {name: float(np.mean(of_seeds)) for name, of_seeds in numbers.items()}
         sds = {
-            name: float(np.std(of_seeds, ddof=1)) if len(seeds) > 1 else np.nan for name, of_seeds in numbers.items()
+            name: float(np.std(of_seeds, ddof=1)) if len(seeds) > 1 else np.nan
+            for name, of_seeds in numbers.items()
         }
         result.append((Score(**first | means), Score(**first | sds)))
     return result

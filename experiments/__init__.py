@@ -1,1 +1,2 @@
-"""Commands that measure numbers of the README (benchmark, ablation) and draw the learning curves."""
+"""Commands that measure numbers of the README (benchmark, ablation) and draw the learning
+curves."""

@@ -1,6 +1,8 @@
-"""Measure what each part of the recipe is worth: from the public demo's recipe to ours in three steps.
+"""Measure what each part of the recipe is worth: from the public demo's recipe to ours in three
+steps.
 
-python -m experiments.ablation       eight minutes on two cores; writes docs/ablation.csv and draws it
+python -m experiments.ablation       eight minutes on two cores; writes docs/ablation.csv and draws
+it
 
 If it was stopped, the same command resumes it.
 """
@@ -14,8 +16,18 @@ from experiments.learning_curves import draw
 from experiments.trainings import add_cluster, mean_and_sd, train
 
 RECIPES = {
-    "public demo's recipe": ["--config", "configs/published.yaml", "--trainer.max_epochs", "200"],  # not all its 1000
-    "+ Muon, its schedule, start and decay": ["--model.coordinated_dropout", "0", "--model.refinement", "0"],
+    "public demo's recipe": [
+        "--config",
+        "configs/published.yaml",
+        "--trainer.max_epochs",
+        "200",
+    ],  # not all its 1000
+    "+ Muon, its schedule, start and decay": [
+        "--model.coordinated_dropout",
+        "0",
+        "--model.refinement",
+        "0",
+    ],
     "+ coordinated dropout": ["--model.refinement", "0"],
     "+ refinement (this repo)": [],
 }
@@ -34,7 +46,8 @@ def read_history(run_name: str, bandwidth: int) -> list[dict[str, float]]:
 
 
 def results_table(results: dict[str, list[dict[int, dict[str, float]]]]) -> str:
-    """Return a table of the best checkpoints' scores: for each recipe the mean over seeds, for R² also the SD."""
+    """Return a table of the best checkpoints' scores: for each recipe the mean over seeds, for R²
+    also the SD."""
     columns = {"recipe": list(results)}
     for bandwidth in next(iter(results.values()))[0]:
         recipes = [
@@ -43,22 +56,34 @@ def results_table(results: dict[str, list[dict[int, dict[str, float]]]]) -> str:
         ]
         columns |= {
             f"R² at {bandwidth}": [mean_and_sd(scores["r2"]) for scores in recipes],
-            f"encoder alone at {bandwidth}": [f"{scores['r2_amortised'].mean():.3f}" for scores in recipes],
-            f"held-out NLL at {bandwidth}": [f"{scores['heldout_nll'].mean():.4f}" for scores in recipes],
+            f"encoder alone at {bandwidth}": [
+                f"{scores['r2_amortised'].mean():.3f}" for scores in recipes
+            ],
+            f"held-out NLL at {bandwidth}": [
+                f"{scores['heldout_nll'].mean():.4f}" for scores in recipes
+            ],
         }
     return markdown_table(columns, n_left=1)
 
 
 def main() -> None:
     parser = command_parser(__doc__)
-    parser.add_argument("--bandwidths", type=int, nargs="+", default=[29, 2], help="Numbers of observed neurons")
+    parser.add_argument(
+        "--bandwidths", type=int, nargs="+", default=[29, 2], help="Numbers of observed neurons"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
     parser.add_argument(
-        "--epochs", type=int | None, help="Epochs of each training (default: 200 for the demo's recipe, else 65)"
+        "--epochs",
+        type=int | None,
+        help="Epochs of each training (default: 200 for the demo's recipe, else 65)",
     )
     add_cluster(parser)
-    parser.add_argument("--name", type=str, default="ablation", help="Start of the names of the runs")
-    parser.add_argument("--out", type=str, default="docs", help="Folder for ablation.csv and its figures")
+    parser.add_argument(
+        "--name", type=str, default="ablation", help="Start of the names of the runs"
+    )
+    parser.add_argument(
+        "--out", type=str, default="docs", help="Folder for ablation.csv and its figures"
+    )
     options = parser.parse_args()
     out = writable_folder(options.out, "--out")
 
@@ -69,10 +94,16 @@ def main() -> None:
         for seed in options.seeds:
             words = ["--bandwidths", *bandwidths, *epochs, *OFTEN, "--seed_everything", str(seed)]
             name = f"{options.name}_{number}_{seed}"
-            trained = {bandwidth: row for (bandwidth, _), row in train(name, [*flags, *words], options.cluster).items()}
+            trained = {
+                bandwidth: row
+                for (bandwidth, _), row in train(name, [*flags, *words], options.cluster).items()
+            }
             results.setdefault(recipe, []).append(trained)
             for bandwidth in options.bandwidths:
-                rows += [{"recipe": recipe, "seed": seed, **epoch} for epoch in read_history(name, bandwidth)]
+                rows += [
+                    {"recipe": recipe, "seed": seed, **epoch}
+                    for epoch in read_history(name, bandwidth)
+                ]
     write_table(out / "ablation.csv", rows)
     draw(out / "ablation.csv", out)
     print(f"\n{results_table(results)}\nThe histories and figures are in {out}")

@@ -1,8 +1,11 @@
-"""Measure what inferred inputs are worth: where pulses drive the population, and where nothing does.
+"""Measure what inferred inputs are worth: where pulses drive the population, and where nothing
+does.
 
-python -m experiments.inputs         one to one and a half hours on two cores; writes docs/inputs.csv
+python -m experiments.inputs         one to one and a half hours on two cores; writes
+docs/inputs.csv
 
-If it was stopped, the same command resumes it. The data sets are simulated with another seed than the demonstration.
+If it was stopped, the same command resumes it. The data sets are simulated with another seed than
+the demonstration.
 """
 
 from pathlib import Path
@@ -29,9 +32,11 @@ QUICK_DATA = ["--conditions", "40", "--trials", "2", "--neurons", "12", "--bins"
 
 
 def find_pulses(checkpoint: Path) -> tuple[float, float]:
-    """Return the area under the ROC curve for the bins of pulses in validation trials, and the RMS of the inputs.
+    """Return the area under the ROC curve for the bins of pulses in validation trials, and the RMS
+    of the inputs.
 
-    The classifier is the size of a bin's inputs. Both are NaN without inputs, the area also without pulses.
+    The classifier is the size of a bin's inputs. Both are NaN without inputs, the area also without
+    pulses.
     """
     model, data = load_model_and_data(checkpoint)
     inputs = infer_arrays(model, data.datasets["valid"][:].spikes).get("inputs")
@@ -41,7 +46,9 @@ def find_pulses(checkpoint: Path) -> tuple[float, float]:
         return np.nan, np.nan
     sizes = torch.from_numpy(np.linalg.norm(inputs, axis=-1))
     area = (
-        np.nan if is_pulse is None else float(binary_auroc(sizes.flatten(), torch.from_numpy(is_pulse).flatten().int()))
+        np.nan
+        if is_pulse is None
+        else float(binary_auroc(sizes.flatten(), torch.from_numpy(is_pulse).flatten().int()))
     )
     return area, float(np.sqrt(np.mean(inputs**2)))
 
@@ -50,7 +57,9 @@ def results_table(rows: list[dict]) -> str:
     """Return a table of means ± SD over seeds: a row for each data set and bandwidth."""
     groups = {}
     for row in rows:
-        groups.setdefault((row["data"], row["bandwidth"]), {}).setdefault(row["input_size"], []).append(row)
+        groups.setdefault((row["data"], row["bandwidth"]), {}).setdefault(
+            row["input_size"], []
+        ).append(row)
     without, with_inputs = ([sizes[size] for sizes in groups.values()] for size in INPUT_SIZES)
 
     def column(seeds: list[list[dict]], name: str) -> list[str]:
@@ -75,9 +84,13 @@ def results_table(rows: list[dict]) -> str:
 
 def main() -> None:
     parser = command_parser(__doc__)
-    parser.add_argument("--bandwidths", type=int, nargs="+", default=BANDWIDTHS, help="Numbers of observed neurons")
+    parser.add_argument(
+        "--bandwidths", type=int, nargs="+", default=BANDWIDTHS, help="Numbers of observed neurons"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="Seeds")
-    parser.add_argument("--quick", action="store_true", help="Pulses alone, one bandwidth and seed, one epoch")
+    parser.add_argument(
+        "--quick", action="store_true", help="Pulses alone, one bandwidth and seed, one epoch"
+    )
     add_cluster(parser)
     parser.add_argument("--name", type=str, default="inputs", help="Start of the names of the runs")
     parser.add_argument("--out", type=str, default="docs", help="Folder for inputs.csv")
@@ -94,7 +107,13 @@ def main() -> None:
         if not path.exists():
             writable_folder(LOGS, "lightning_logs")
             command(
-                "simulate.py", "--path", str(path), "--seed", "1", *arguments, *(QUICK_DATA if options.quick else [])
+                "simulate.py",
+                "--path",
+                str(path),
+                "--seed",
+                "1",
+                *arguments,
+                *(QUICK_DATA if options.quick else []),
             )
         for input_size in INPUT_SIZES:
             for seed in seeds:
@@ -107,12 +126,23 @@ def main() -> None:
                     "--seed_everything",
                     str(seed),
                 ]
-                results = train(name, [*words, "--model.input_size", str(input_size), *quick], options.cluster)
+                results = train(
+                    name, [*words, "--model.input_size", str(input_size), *quick], options.cluster
+                )
                 for bandwidth in bandwidths:
                     auc, rms = find_pulses(LOGS / name / bandwidth_folder(bandwidth) / "best.ckpt")
-                    scores = {key: results[bandwidth, seed][key] for key in ("r2", "bps", "prior", "seconds")}
+                    scores = {
+                        key: results[bandwidth, seed][key]
+                        for key in ("r2", "bps", "prior", "seconds")
+                    }
                     rows.append(
-                        {"data": data, "input_size": input_size, "seed": seed, "bandwidth": bandwidth, **scores}
+                        {
+                            "data": data,
+                            "input_size": input_size,
+                            "seed": seed,
+                            "bandwidth": bandwidth,
+                            **scores,
+                        }
                     )
                     rows[-1] |= {"auc": auc, "rms": rms}
     write_table(out / "inputs.csv", rows)

@@ -13,7 +13,9 @@ from command_line import command_parser, read_table, run, writable_folder
 from plotting.style import BLUE, GREEN, GREY, ORANGE, STYLE, save
 
 ABLATION_CSV = Path(__file__).parent.parent / "docs" / "ablation.csv"
-History = dict[str, np.ndarray]  # of a recipe at one bandwidth: `epoch` (epochs,), and scores (seeds, epochs)
+History = dict[
+    str, np.ndarray
+]  # of a recipe at one bandwidth: `epoch` (epochs,), and scores (seeds, epochs)
 
 
 def read_ablation(path: Path) -> dict[int, dict[str, History]]:
@@ -21,19 +23,27 @@ def read_ablation(path: Path) -> dict[int, dict[str, History]]:
     rows, histories = read_table(path), {}
     for bandwidth, recipe in dict.fromkeys((row["bandwidth"], row["recipe"]) for row in rows):
         same = [row for row in rows if (row["bandwidth"], row["recipe"]) == (bandwidth, recipe)]
-        seeds = [[row for row in same if row["seed"] == seed] for seed in dict.fromkeys(row["seed"] for row in same)]
+        seeds = [
+            [row for row in same if row["seed"] == seed]
+            for seed in dict.fromkeys(row["seed"] for row in same)
+        ]
         scores = [name for name in same[0] if name not in ("recipe", "seed", "bandwidth", "epoch")]
-        history = {name: np.array([[float(row[name]) for row in seed] for seed in seeds]) for name in scores}
+        history = {
+            name: np.array([[float(row[name]) for row in seed] for seed in seeds])
+            for name in scores
+        }
         history["epoch"] = np.array([int(row["epoch"]) for row in seeds[0]])
         histories.setdefault(int(bandwidth), {})[recipe] = history
     return histories
 
 
 def plot_why(histories: dict[int, dict[str, History]]) -> Figure:
-    """Plot R² against the epoch for recipes that differ by one part each: mean and range over seeds.
+    """Plot R² against the epoch for recipes that differ by one part each: mean and range over
+    seeds.
 
     Args:
-        histories: For each bandwidth, for each of four recipes: `epoch` (epochs,) and `r2` (seeds, epochs).
+        histories: For each bandwidth, for each of four recipes: `epoch` (epochs,) and `r2` (seeds,
+            epochs).
     """
     figure = Figure(figsize=(7, 3.3))
     panels = figure.subplots(1, len(histories), sharey=True, squeeze=False)[0]
@@ -46,7 +56,9 @@ def plot_why(histories: dict[int, dict[str, History]]) -> Figure:
             axes.fill_between(epochs, r2.min(0), r2.max(0), color=colour, alpha=0.2, lw=0)
             if (end := r2.mean(0)[-1]) < bottom:
                 text = f"overfits: {end:.1f} at the end"
-                axes.text(1, 0.01, text, color=colour, ha="right", va="bottom", transform=axes.transAxes)
+                axes.text(
+                    1, 0.01, text, color=colour, ha="right", va="bottom", transform=axes.transAxes
+                )
         axes.axhline(0, color=GREY, lw=0.5)
         axes.set(title=f"{bandwidth} neurons observed", xlabel="epoch")
     panels[0].set(ylabel="R² of inferred to true rates", ylim=(bottom, 1.02))
@@ -55,25 +67,41 @@ def plot_why(histories: dict[int, dict[str, History]]) -> Figure:
 
 
 def plot_overfitting(copying: History, learning: History, bandwidth: int) -> Figure:
-    """Plot three scores of two recipes: one whose models copy the observed counts, and one whose models do not.
+    """Plot three scores of two recipes: one whose models copy the observed counts, and one whose
+    models do not.
 
     Args:
-        copying: The history of a recipe without coordinated dropout: `epoch` (epochs,), and `nll`, `heldout_nll` and `r2`
-            (seeds, epochs).
+        copying: The history of a recipe without coordinated dropout: `epoch` (epochs,), and `nll`,
+            `heldout_nll` and `r2` (seeds, epochs).
         learning: The same with coordinated dropout. Until it begins, both are the same.
         bandwidth: Number of neurons observed, for the title.
     """
     figure = Figure(figsize=(7, 2.9))
-    titles = {"nll": "NLL of counts the model sees", "heldout_nll": "NLL of held-out counts", "r2": "R² to true rates"}
-    looks = [(copying, ORANGE, "-.", "without coordinated dropout"), (learning, BLUE, "-", "with coordinated dropout")]
+    titles = {
+        "nll": "NLL of counts the model sees",
+        "heldout_nll": "NLL of held-out counts",
+        "r2": "R² to true rates",
+    }
+    looks = [
+        (copying, ORANGE, "-.", "without coordinated dropout"),
+        (learning, BLUE, "-", "with coordinated dropout"),
+    ]
     same = (copying["nll"] == learning["nll"]).all(0)
     for axes, (score, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
         if same.any():
-            axes.axvline(copying["epoch"][same][-1], color=GREY, ls=":", lw=1, label="coordinated dropout begins")
+            axes.axvline(
+                copying["epoch"][same][-1],
+                color=GREY,
+                ls=":",
+                lw=1,
+                label="coordinated dropout begins",
+            )
         for history, colour, dashes, label in looks:
             values = history[score]
             axes.plot(history["epoch"], values.mean(0), dashes, color=colour, label=label)
-            axes.fill_between(history["epoch"], values.min(0), values.max(0), color=colour, alpha=0.2, lw=0)
+            axes.fill_between(
+                history["epoch"], values.min(0), values.max(0), color=colour, alpha=0.2, lw=0
+            )
         axes.set(title=title, xlabel="epoch", ylabel="nats per count" if "nll" in score else "R²")
     axes.set_ylim(bottom=max(axes.get_ylim()[0], -2.2))
     figure.suptitle(f"{bandwidth} neurons observed at each time step")

@@ -3,9 +3,10 @@
 python -m experiments.scaling            half an hour; writes docs/scaling.csv
 python -m experiments.scaling --quick    two small sizes
 
-Counts are random: time and memory do not depend on them, except for what the refinement chooses. A few steps of the training,
-two short refinements, and each way to infer are timed; the time of a whole training follows from these. docs/scaling.md has the
-conclusions.
+Counts are random: time and memory do not depend on them, except for what the refinement chooses. A
+    few steps of the training,
+two short refinements, and each way to infer are timed; the time of a whole training follows from
+these. docs/scaling.md has the conclusions.
 """
 
 import copy
@@ -22,7 +23,14 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from command_line import command_parser, markdown_table, run, silence_lightning, writable_folder, write_table
+from command_line import (
+    command_parser,
+    markdown_table,
+    run,
+    silence_lightning,
+    writable_folder,
+    write_table,
+)
 from data import SpikeDataModule
 from model import SequentialAutoencoder
 from modules.posterior import PRIOR_WIDTHS, n_affordable
@@ -69,7 +77,9 @@ def write_random(path: Path, size: Size) -> None:
             shape = (n_trials, size.bins, size.neurons)
             array = file.create_dataset(key, shape, "u1", chunks=(1, *shape[1:]))
             for start in range(0, n_trials, 1000):
-                array[start : start + 1000] = rng.poisson(0.3, (min(1000, n_trials - start), *shape[1:]))
+                array[start : start + 1000] = rng.poisson(
+                    0.3, (min(1000, n_trials - start), *shape[1:])
+                )
 
 
 def measure(size: Size, path: str) -> dict[str, float]:
@@ -97,11 +107,15 @@ def measure(size: Size, path: str) -> dict[str, float]:
     each_epoch = (seconds[1] - seconds[0]) / (REFINEMENTS[1] - REFINEMENTS[0])
     n_epochs = model.hparams.refinement * extension(data, at_most=2)
     minutes = (seconds[0] + each_epoch * (n_epochs - REFINEMENTS[0])) / 60
-    row["refinement_min"] = minutes if each_epoch > 0 else np.nan  # they tried different numbers of factors
+    row["refinement_min"] = (
+        minutes if each_epoch > 0 else np.nan
+    )  # they tried different numbers of factors
     row["trials_in_table"] = min(size.trials, MAX_TRIALS, n_affordable(size.bins, size.neurons))
     spikes = data.datasets["valid"][:].spikes
     with torch.no_grad():
-        reference = model.encode(data.datasets["train"][list(range(row["trials_in_table"]))].spikes)[0]
+        reference = model.encode(
+            data.datasets["train"][list(range(row["trials_in_table"]))].spikes
+        )[0]
         for prior in ("encoder", *PRIOR_WIDTHS):
             model.reference, model.prior_width = (
                 reference[: 0 if prior == "encoder" else None],
@@ -130,7 +144,9 @@ def peak_memory() -> float:
 
 def main() -> None:
     parser = command_parser(__doc__)
-    parser.add_argument("--quick", action="store_true", help="Two small sizes, to see that it works")
+    parser.add_argument(
+        "--quick", action="store_true", help="Two small sizes, to see that it works"
+    )
     parser.add_argument("--out", type=str, default="docs", help="Folder for scaling.csv")
     options = parser.parse_args()
     out = writable_folder(options.out, "--out")
@@ -143,7 +159,11 @@ def main() -> None:
             rows.append(pool.submit(measure, size, str(path)).result())
         print("  ".join(f"{name} {value:.3g}" for name, value in rows[-1].items()), flush=True)
         write_table(out / "scaling.csv", rows)
-    print(markdown_table({name.replace("_", " "): [f"{row[name]:.3g}" for row in rows] for name in rows[0]}))
+    print(
+        markdown_table(
+            {name.replace("_", " "): [f"{row[name]:.3g}" for row in rows] for name in rows[0]}
+        )
+    )
 
 
 if __name__ == "__main__":

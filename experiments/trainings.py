@@ -1,4 +1,5 @@
-"""What the experiments share: trainings that go on where they were stopped, and tables of means over seeds."""
+"""What the experiments share: trainings that go on where they were stopped, and tables of means
+over seeds."""
 
 import subprocess
 import sys
@@ -21,14 +22,19 @@ from training.runs import read_results
 def evidence_parser(description: str) -> ArgumentParser:
     """Return a parser with the folder that a piece of evidence is written to."""
     parser = command_parser(description)
-    parser.add_argument("--out", type=str, default="docs/evidence", help="Folder for table and figure")
+    parser.add_argument(
+        "--out", type=str, default="docs/evidence", help="Folder for table and figure"
+    )
     return parser
 
 
 def add_cluster(parser: ArgumentParser) -> None:
     """Add the option that says where to train."""
     parser.add_argument(
-        "--cluster", type=str, default="local", help="Where to train: local, or a Ray cluster as in train.py"
+        "--cluster",
+        type=str,
+        default="local",
+        help="Where to train: local, or a Ray cluster as in train.py",
     )
 
 
@@ -52,7 +58,9 @@ def command(*words: str) -> None:
         raise (InputError if status == 2 else FailedWork)(f"python {' '.join(words)} failed")
 
 
-def train(name: str, words: list[str], cluster: str = "local") -> dict[tuple[int, int], dict[str, float]]:
+def train(
+    name: str, words: list[str], cluster: str = "local"
+) -> dict[tuple[int, int], dict[str, float]]:
     """Train a run, or go on with it if it was begun; nothing happens if it is complete.
 
     Args:
@@ -73,14 +81,17 @@ def train(name: str, words: list[str], cluster: str = "local") -> dict[tuple[int
         begun, asked = parser.parse_path(LOGS / name / "config.yaml"), parser.parse_args(words)
         asked.config, asked.jobs, asked.cluster = begun.config, begun.jobs, begun.cluster
         if begun != asked:
-            raise InputError(f"{LOGS / name}: was trained with other options; expected {' '.join(words)}")
+            raise InputError(
+                f"{LOGS / name}: was trained with other options; expected {' '.join(words)}"
+            )
         words = ["--resume", str(LOGS / name), "--cluster", cluster]
     command("train.py", *words)
     return {(row["bandwidth"], row["seed"]): row for row in read_results(LOGS / name)}
 
 
 def mean_and_sd(values: list[float], digits: int = 3) -> str:
-    """Return `mean ± SD` over seeds; without the SD for one seed, and a dash if a value is missing."""
+    """Return `mean ± SD` over seeds; without the SD for one seed, and a dash if a value is
+    missing."""
     if not np.isfinite(values).all():
         return "–"
     sd = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""

@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 
 def init_orthogonal(gru: nn.GRU, gain: float) -> None:
-    """Initialise a GRU with orthogonal recurrent matrices (Saxe et al. 2014) and with update gates that update quickly.
+    """Initialise a GRU with orthogonal recurrent matrices (Saxe et al. 2014) and with update gates
+    that update quickly.
 
     Args:
         gru: The GRU. Its update gates start near 0.4 instead of 0.5: 60% of a state is replaced at each step.

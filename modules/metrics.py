@@ -14,9 +14,9 @@ from torchmetrics import MeanMetric, Metric
 class R2(Metric):
     """Coefficient of determination of inferred to true rates, averaged over neurons (uniform).
 
-    Unlike torchmetrics' R2Score, it can score some of the entries, with a different number of them for each neuron.
-    Neurons without entries, or with constant true rates, have no R² and are left out. Without any neuron the R² is NaN.
-    """
+    Unlike torchmetrics' R2Score, it can score some of the entries, with a different number of them
+    for each neuron. Neurons without entries, or with constant true rates, have no R² and are left
+    out. Without any neuron the R² is NaN."""
 
     higher_is_better = True
     full_state_update = False
@@ -27,7 +27,8 @@ class R2(Metric):
             self.add_state(state, torch.zeros(n_neurons), dist_reduce_fx="sum")
 
     def update(self, inferred: Tensor, true: Tensor, entries: Tensor | None = None) -> None:
-        """Add rates (B, T, N) in the same unit. `entries` (B, T, N; bool) are those to score; None: all."""
+        """Add rates (B, T, N) in the same unit. `entries` (B, T, N; bool) are those to score; None:
+        all."""
         weight = torch.ones_like(true) if entries is None else entries.to(true.dtype)
         self.count += weight.sum((0, 1))
         self.total += (weight * true).sum((0, 1))
@@ -42,15 +43,18 @@ class R2(Metric):
         """Return the R² (N,) of each neuron, NaN where it has none."""
         variation = self.squares - self.total**2 / self.count.clamp(min=1)
         # less is the rounding error of a constant in single precision
-        return torch.where(variation > 1e-5 * self.squares, 1 - self.residual / variation, torch.nan)
+        return torch.where(
+            variation > 1e-5 * self.squares, 1 - self.residual / variation, torch.nan
+        )
 
 
 class BitsPerSpike(Metric):
-    """Information about counts in the inferred rates, beyond each neuron's mean rate, in bits per spike.
+    """Information about counts in the inferred rates, beyond each neuron's mean rate, in bits per
+    spike.
 
-    The Poisson log-likelihood under the inferred rates minus that under the mean rates, divided by the number of spikes
-    and by log 2 (Pei et al. 2021, "Neural Latents Benchmark '21"). The mean rates are those of the scored counts.
-    """
+    The Poisson log-likelihood under the inferred rates minus that under the mean rates, divided by
+    the number of spikes and by log 2 (Pei et al. 2021, "Neural Latents Benchmark '21"). The mean
+    rates are those of the scored counts."""
 
     higher_is_better = True
     full_state_update = False
@@ -62,7 +66,8 @@ class BitsPerSpike(Metric):
         self.add_state("count", torch.zeros(n_neurons), dist_reduce_fx="sum")
 
     def update(self, log_rates: Tensor, spikes: Tensor) -> None:
-        """Add log expected counts and counts per bin (B, T, N). Entries with a count of NaN are not scored."""
+        """Add log expected counts and counts per bin (B, T, N). Entries with a count of NaN are not
+        scored."""
         chosen = ~spikes.isnan()
         spikes, log_rates = spikes.where(chosen, 0.0), log_rates.where(chosen, 0.0)
         self.log_likelihood += ((spikes * log_rates - log_rates.exp()) * chosen).sum((0, 1))
@@ -78,13 +83,17 @@ class BitsPerSpike(Metric):
         return torch.where(self.spikes > 0, self.gain() / (self.spikes * math.log(2)), torch.nan)
 
     def gain(self) -> Tensor:
-        """Return the log-likelihood (N,) of each neuron's counts beyond that under its mean rate (nats)."""
+        """Return the log-likelihood (N,) of each neuron's counts beyond that under its mean rate
+        (nats)."""
         mean_rates = self.spikes / self.count.clamp(min=1)
         return self.log_likelihood - (torch.xlogy(self.spikes, mean_rates) - self.spikes)
 
 
 def make_scores(n_neurons: int) -> nn.ModuleDict:
     """Return the scores of a validation. A NaN loss counts as infinite."""
-    losses = {name: MeanMetric(nan_strategy=math.inf) for name in ("nll", "heldout_nll", "heldout_nll_amortised")}
+    losses = {
+        name: MeanMetric(nan_strategy=math.inf)
+        for name in ("nll", "heldout_nll", "heldout_nll_amortised")
+    }
     r2 = {name: R2(n_neurons) for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised")}
     return nn.ModuleDict(losses | r2 | {"bps": BitsPerSpike(n_neurons)})

@@ -18,24 +18,43 @@ def plot_r2(
 
     Args:
         dropped: (bandwidths,) percentage of the neurons dropped at each time step.
-        scores: (bandwidths,) mean R² of the model (`r2`), of its encoder alone (`r2_amortised`), of the ideal observer
-            (`r2_ideal`) and of smoothed spikes (`r2_smoothed`), NaN where not known.
+        scores: (bandwidths,) mean R² of the model (`r2`), of its encoder alone (`r2_amortised`), of
+            the ideal observer (`r2_ideal`) and of smoothed spikes (`r2_smoothed`), NaN where not
+            known.
         sd: (bandwidths,) standard deviation of the model's R² over seeds, NaN for one seed.
-        published: Percentages and R² of the public demo, if the data are those of the demonstration.
-        seeds: Percentages, mean R² and its SD over seeds of this repo's recipe, drawn as a band; for the same data.
+        published: Percentages and R² of the public demo, if the data are those of the
+            demonstration.
+        seeds: Percentages, mean R² and its SD over seeds of this repo's recipe, drawn as a band;
+            for the same data.
     """
     figure = Figure(figsize=(4.6, 3.4))
     axes = figure.subplots()
     if seeds is not None:
         of_seeds, mean, band = seeds
-        axes.fill_between(of_seeds, mean - band, mean + band, color=BLUE, alpha=0.25, lw=0, label="± SD of 3 seeds")
-    axes.plot(dropped, scores["r2_ideal"], "--" if len(dropped) > 1 else "_", color=GREY, label="ideal observer")
+        axes.fill_between(
+            of_seeds,
+            mean - band,
+            mean + band,
+            color=BLUE,
+            alpha=0.25,
+            lw=0,
+            label="± SD of 3 seeds",
+        )
+    axes.plot(
+        dropped,
+        scores["r2_ideal"],
+        "--" if len(dropped) > 1 else "_",
+        color=GREY,
+        label="ideal observer",
+    )
     axes.plot(dropped, scores["r2"], "o-", color=BLUE, label="this repo", ms=4)
     axes.errorbar(dropped, scores["r2"], sd, fmt="none", color=BLUE, capsize=2)
     axes.plot(dropped, scores["r2_amortised"], "^-", color=SKY, label="encoder alone", ms=4, lw=1)
     if published is not None:
         axes.plot(*published, "s:", color=ORANGE, label="public demo", ms=4)
-    axes.plot(dropped, scores["r2_smoothed"], "x-.", color=GREY, label="smoothed spikes", ms=4, lw=1)
+    axes.plot(
+        dropped, scores["r2_smoothed"], "x-.", color=GREY, label="smoothed spikes", ms=4, lw=1
+    )
     axes.set(xlabel="neurons dropped at each time step (%)", ylabel="R² of inferred to true rates")
     axes.set_ylim(min(0, *scores["r2"]) - 0.02, 1.03)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -47,47 +66,77 @@ def plot_bits(dropped: np.ndarray, scores: dict[str, np.ndarray], sd: np.ndarray
 
     Args:
         dropped: (bandwidths,) percentage of the neurons dropped at each time step.
-        scores: (bandwidths,) mean bits per spike of the model (`bps`), of smoothed spikes (`bps_smoothed`) and of the mean over
-            training trials in each bin (`bps_mean_over_trials`).
+        scores: (bandwidths,) mean bits per spike of the model (`bps`), of smoothed spikes
+            (`bps_smoothed`) and of the mean over training trials in each bin
+            (`bps_mean_over_trials`).
         sd: (bandwidths,) standard deviation of the model's score over seeds, NaN for one seed.
     """
     figure = Figure(figsize=(4.6, 3.4))
     axes = figure.subplots()
     axes.plot(dropped, scores["bps"], "o-", color=BLUE, ms=5, label="this repo")
     axes.errorbar(dropped, scores["bps"], sd, fmt="none", color=BLUE, capsize=2)
-    axes.plot(dropped, scores["bps_smoothed"], "x-.", color=GREY, ms=4, lw=1, label="smoothed spikes")
-    axes.plot(dropped, scores["bps_mean_over_trials"], "s:", color=ORANGE, ms=4, lw=1, label="mean over trials (PSTH)")
+    axes.plot(
+        dropped, scores["bps_smoothed"], "x-.", color=GREY, ms=4, lw=1, label="smoothed spikes"
+    )
+    axes.plot(
+        dropped,
+        scores["bps_mean_over_trials"],
+        "s:",
+        color=ORANGE,
+        ms=4,
+        lw=1,
+        label="mean over trials (PSTH)",
+    )
     axes.axhline(0, color=GREY, lw=0.8, ls="--")
     axes.set(
-        xlabel="neurons dropped at each time step (%)", ylabel="bits per spike beyond mean rates,\nheld-out counts"
+        xlabel="neurons dropped at each time step (%)",
+        ylabel="bits per spike beyond mean rates,\nheld-out counts",
     )
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 def plot_bits_of_neurons(bits: dict[int, np.ndarray]) -> Figure:
-    """Plot the bits per spike of each neuron's held-out counts, best first, at each bandwidth (bandwidth: (neurons,))."""
+    """Plot the bits per spike of each neuron's held-out counts, best first, at each bandwidth
+    (bandwidth: (neurons,))."""
     figure = Figure(figsize=(4.6, 3.0))
     axes = figure.subplots()
     for colour, (bandwidth, of_neurons) in zip(
         colormaps["viridis"](np.linspace(0, 0.9, len(bits))), bits.items(), strict=True
     ):
         best_first = np.sort(of_neurons[np.isfinite(of_neurons)])[::-1]
-        axes.plot(1 + np.arange(len(best_first)), best_first, ".-", lw=0.8, ms=4, color=colour, label=f"{bandwidth}")
+        axes.plot(
+            1 + np.arange(len(best_first)),
+            best_first,
+            ".-",
+            lw=0.8,
+            ms=4,
+            color=colour,
+            label=f"{bandwidth}",
+        )
     axes.axhline(0, color=GREY, lw=0.8, ls="--")
-    axes.set(xlabel="neurons, best first", ylabel="bits per spike beyond mean rates,\nheld-out counts")
+    axes.set(
+        xlabel="neurons, best first", ylabel="bits per spike beyond mean rates,\nheld-out counts"
+    )
     axes.set_ylim(bottom=max(axes.get_ylim()[0], -0.5))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", title="observed")
     return figure
 
 
 def plot_psth(
-    counted: np.ndarray, inferred: np.ndarray, bin_width: float, names: list[str], seen: str, n_neurons: int = 8
+    counted: np.ndarray,
+    inferred: np.ndarray,
+    bin_width: float,
+    names: list[str],
+    seen: str,
+    n_neurons: int = 8,
 ) -> Figure:
-    """Plot mean rates over validation trials, as counted and as inferred, of the neurons whose counted rate varies most.
+    """Plot mean rates over validation trials, as counted and as inferred, of the neurons whose
+    counted rate varies most.
 
     Args:
-        counted: (conditions, time, neurons) mean counted rates (spikes/s), NaN where nothing was recorded.
+        counted: (conditions, time, neurons) mean counted rates (spikes/s), NaN where nothing was
+            recorded.
         inferred: Mean inferred rates, of the same shape.
         bin_width: Width of a time bin (s).
         names: Names of the conditions.
@@ -128,8 +177,9 @@ def plot_neurons_and_bins(r2: dict[int, np.ndarray], bin_width: float) -> Figure
     """Plot the R² of each neuron, best first, and of each time bin, at each bandwidth.
 
     Args:
-        r2: For each bandwidth: (time, neurons) 1 - mean squared error of an entry / variance of its neuron.
-            The mean over bins is the neuron's R²; the mean over all entries is the R² of the curve.
+        r2: For each bandwidth: (time, neurons) 1 - mean squared error of an entry / variance of its
+            neuron. The mean over bins is the neuron's R²; the mean over all entries is the R² of
+            the curve.
         bin_width: Width of a time bin (s).
     """
     figure = Figure(figsize=(7, 2.8))
@@ -138,7 +188,14 @@ def plot_neurons_and_bins(r2: dict[int, np.ndarray], bin_width: float) -> Figure
         colormaps["viridis"](np.linspace(0, 0.9, len(r2))), r2.items(), strict=True
     ):
         look = {"color": colour, "label": f"{bandwidth}"}
-        neurons.plot(1 + np.arange(entries.shape[1]), np.sort(entries.mean(0))[::-1], ".-", lw=0.8, ms=4, **look)
+        neurons.plot(
+            1 + np.arange(entries.shape[1]),
+            np.sort(entries.mean(0))[::-1],
+            ".-",
+            lw=0.8,
+            ms=4,
+            **look,
+        )
         bins.plot(bin_width * (0.5 + np.arange(len(entries))), np.nanmean(entries, 1), **look)
     neurons.set(xlabel="neurons, best first", ylabel="R² of inferred to true rates")
     neurons.set_ylim(max(neurons.get_ylim()[0], -1.5), 1.02)

@@ -1,4 +1,5 @@
-"""Figures of single trials: observed spikes, true rates, inferred rates. Functions take arrays and return a figure."""
+"""Figures of single trials: observed spikes, true rates, inferred rates. Functions take arrays and
+return a figure."""
 
 from dataclasses import dataclass
 
@@ -37,11 +38,14 @@ def show_entries(axes: Axes, values: np.ndarray, bin_width: float, **look) -> Ax
 def show_spikes(axes: Axes, spikes: np.ndarray, bin_width: float) -> AxesImage:
     """Show counts per bin (time, neurons) in greys."""
     greys = ListedColormap(["#ffffff", "#9e9e9e", "#5c5c5c", "#000000"])
-    return show_entries(axes, spikes, bin_width, cmap=greys.with_extremes(bad=MISSING), vmin=-0.5, vmax=3.5)
+    return show_entries(
+        axes, spikes, bin_width, cmap=greys.with_extremes(bad=MISSING), vmin=-0.5, vmax=3.5
+    )
 
 
 def rate_colours(peak: float) -> dict:
-    """Return the colours of rates up to `peak` for `show_entries`: logarithmic, since rates span orders of magnitude."""
+    """Return the colours of rates up to `peak` for `show_entries`: logarithmic, since rates span
+    orders of magnitude."""
     return {"norm": LogNorm(peak / 300, peak, clip=True), "cmap": "viridis"}
 
 
@@ -52,7 +56,8 @@ def add_counts_bar(figure: Figure, image: AxesImage, axes: Axes, **place) -> Non
 
 
 def plot_examples(examples: list[Example], titles: list[str]) -> Figure:
-    """Plot trials side by side. Rows: what the model sees, true rates (where known), inputs (where any), inferred rates."""
+    """Plot trials side by side. Rows: what the model sees, true rates (where known), inputs (where
+    any), inferred rates."""
     rates = {"it infers": [example.inferred for example in examples]}
     if all(example.rates is not None for example in examples):
         rates = {"true rates": [example.rates for example in examples]} | rates
@@ -84,17 +89,23 @@ def plot_examples(examples: list[Example], titles: list[str]) -> Figure:
 
 
 def plot_method(example: Example) -> Figure:
-    """Draw what SBTT does with one trial: observed spikes -> model -> rates everywhere -> errors at observed entries."""
+    """Draw what SBTT does with one trial: observed spikes -> model -> rates everywhere -> errors at
+    observed entries."""
     figure = Figure(figsize=(7.4, 2.6))
     seen, model, inferred, learned = figure.subplots(1, 4, width_ratios=[1, 0.75, 1, 1])
     counts = show_spikes(seen, example.spikes, example.bin_width)
     add_counts_bar(figure, counts, seen, location="bottom", label="spikes per bin")
-    rates = show_entries(inferred, example.inferred, example.bin_width, **rate_colours(example.inferred.max()))
+    rates = show_entries(
+        inferred, example.inferred, example.bin_width, **rate_colours(example.inferred.max())
+    )
     figure.colorbar(rates, ax=inferred, location="bottom", label="rate (spikes/s)")
-    # the gradient of the Poisson loss with respect to the log-rates; at a missing count NaN here, zero in training
+    # the gradient of the Poisson loss with respect to the log-rates; at a missing count NaN here,
+    # zero in training
     error = example.inferred * example.bin_width - example.spikes
     errors = show_entries(learned, error, example.bin_width, vmin=-1.5, vmax=1.5, cmap=diverging())
-    figure.colorbar(errors, ax=learned, location="bottom", label="expected − counted spikes", extend="both")
+    figure.colorbar(
+        errors, ax=learned, location="bottom", label="expected − counted spikes", extend="both"
+    )
     titles = (
         "1. few neurons are seen,\nthe rest is missing (violet)",
         "3. rates of all neurons,\nat all times",
@@ -110,7 +121,16 @@ def plot_method(example: Example) -> Figure:
     steps = ("encoder\n(reads both ways)", "initial\ncondition", "decoder\n(runs without input)")
     for height, step in zip((0.85, 0.5, 0.15), steps, strict=True):
         box = {"boxstyle": "round", "facecolor": "white", "edgecolor": GREY}
-        model.text(0.5, height, step, ha="center", va="center", fontsize=8, bbox=box, transform=model.transAxes)
+        model.text(
+            0.5,
+            height,
+            step,
+            ha="center",
+            va="center",
+            fontsize=8,
+            bbox=box,
+            transform=model.transAxes,
+        )
     for top, bottom in ((0.72, 0.63), (0.37, 0.28)):
         arrow = {"arrowstyle": "->", "color": GREY}
         model.annotate("", (0.5, bottom), (0.5, top), xycoords="axes fraction", arrowprops=arrow)
@@ -118,7 +138,8 @@ def plot_method(example: Example) -> Figure:
 
 
 def diverging() -> ListedColormap:
-    """Return a colour map: blue for too low, white, vermilion for too high, and the colour of missing entries."""
+    """Return a colour map: blue for too low, white, vermilion for too high, and the colour of
+    missing entries."""
     weight = np.linspace(0, 1, 128)[:, None]
     low, high = (1 - weight) * rgb(BLUE) + weight, (1 - weight) + weight * rgb(ORANGE)
     return ListedColormap(np.vstack([low, high])).with_extremes(bad=MISSING)
@@ -135,7 +156,9 @@ def animate_bandwidth(examples: list[Example], r2: list[float]) -> FuncAnimation
     grid = figure.subplot_mosaic("abc;ddd", height_ratios=[1, 0.07])
     seen, inferred, true, bar = grid.values()
     first, n_neurons = examples[0], examples[0].spikes.shape[1]
-    colours = rate_colours(max(first.rates.max(), *(example.inferred.max() for example in examples)))
+    colours = rate_colours(
+        max(first.rates.max(), *(example.inferred.max() for example in examples))
+    )
     counts = show_spikes(seen, first.spikes, first.bin_width)
     rates = show_entries(inferred, first.inferred, first.bin_width, **colours)
     show_entries(true, first.rates, first.bin_width, **colours)

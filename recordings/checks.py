@@ -1,4 +1,5 @@
-"""Check untrusted HDF5 files: links to other files, decompression bombs, wrong shapes, values that are not counts."""
+"""Check untrusted HDF5 files: links to other files, decompression bombs, wrong shapes, values that
+are not counts."""
 
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import numpy as np
 from command_line import InputError
 
 MAX_TRIALS = 10**8
-MAX_TRIAL_SIZE = 2**28  # bytes of a trial as float32; also of a chunk, which is unpacked to read a trial
+MAX_TRIAL_SIZE = (
+    2**28
+)  # bytes of a trial as float32; also of a chunk, which is unpacked to read a trial
 MAX_COMPRESSION = 2000  # HDF5's own compression reaches 1032
 UNCHECKED_SIZE = 2**26  # bytes; smaller arrays may have any compression
 
@@ -19,7 +22,8 @@ def open_array(
     """Return an array of an open file, without reading it; None if the file has no such key.
 
     Raises:
-        InputError: a link, no array of numbers, another shape than expected, or an array that is too large.
+        InputError: a link, no array of numbers, another shape than expected, or an array that is
+            too large.
     """
     link = file.get(key, getlink=True)
     if link is None:
@@ -27,26 +31,39 @@ def open_array(
     if not isinstance(link, h5py.HardLink):
         raise InputError(f"{path}: {key} is a link to another place; expected the array itself")
     array = file[key]
-    if not (isinstance(array, h5py.Dataset) and array.shape is not None and array.dtype.kind in "buif"):
-        raise InputError(f"{path}: {key} is not an array of numbers; expected counts, rates or labels")
+    if not (
+        isinstance(array, h5py.Dataset) and array.shape is not None and array.dtype.kind in "buif"
+    ):
+        raise InputError(
+            f"{path}: {key} is not an array of numbers; expected counts, rates or labels"
+        )
     if array.is_virtual or array.external:
         raise InputError(f"{path}: {key} lies in another file; expected the array itself")
     if shape is not None and array.shape != shape:
-        raise InputError(f"{path}: {key} has shape {array.shape}; expected {shape}, to go with the spikes")
+        raise InputError(
+            f"{path}: {key} has shape {array.shape}; expected {shape}, to go with the spikes"
+        )
     check_size(array, path, key)
     return array
 
 
 def check_size(array: h5py.Dataset, path: str | Path, key: str) -> None:
-    """Raise InputError if an array has more trials, larger trials or a higher compression than a recording can have."""
+    """Raise InputError if an array has more trials, larger trials or a higher compression than a
+    recording can have."""
     size = np.prod(array.shape, dtype=float)
-    largest_read = 4 * max(size / max(len(array), 1), np.prod(array.chunks or (0,), dtype=float)) if array.shape else 0
+    largest_read = (
+        4 * max(size / max(len(array), 1), np.prod(array.chunks or (0,), dtype=float))
+        if array.shape
+        else 0
+    )
     if array.shape and (len(array) > MAX_TRIALS or largest_read > MAX_TRIAL_SIZE):
         raise InputError(
             f"{path}: {key} has shape {array.shape} in chunks {array.chunks}; expected at most {MAX_TRIALS} trials, "
             f"{MAX_TRIAL_SIZE >> 20} MB each"
         )
-    if size * array.dtype.itemsize > max(UNCHECKED_SIZE, MAX_COMPRESSION * array.id.get_storage_size()):
+    if size * array.dtype.itemsize > max(
+        UNCHECKED_SIZE, MAX_COMPRESSION * array.id.get_storage_size()
+    ):
         raise InputError(
             f"{path}: {key} unpacks to {size * array.dtype.itemsize / 2**30:.1f} GB from "
             f"{array.id.get_storage_size() / 2**20:.1f} MB; expected an array whose values are stored in the file"
@@ -56,7 +73,9 @@ def check_size(array: h5py.Dataset, path: str | Path, key: str) -> None:
 def check_shape(shape: tuple[int, ...], path: str | Path, key: str) -> None:
     """Raise InputError if `shape` is not that of spikes."""
     if len(shape) != 3 or 0 in shape:
-        raise InputError(f"{path}: {key} has shape {shape}; expected (trials, time, neurons), none of them 0")
+        raise InputError(
+            f"{path}: {key} has shape {shape}; expected (trials, time, neurons), none of them 0"
+        )
 
 
 def check_bin_width(bin_width: object, path: str | Path) -> float:
@@ -67,7 +86,8 @@ def check_bin_width(bin_width: object, path: str | Path) -> float:
 
 
 def check_counts(spikes: np.ndarray, path: str | Path, key: str) -> np.ndarray:
-    """Return counts (NaN = missing) as float32; raise InputError if some are infinite, negative or fractional."""
+    """Return counts (NaN = missing) as float32; raise InputError if some are infinite, negative or
+    fractional."""
     spikes = spikes.astype(np.float32)
     counts = spikes[~np.isnan(spikes)]
     for wrong, what in (
@@ -76,7 +96,9 @@ def check_counts(spikes: np.ndarray, path: str | Path, key: str) -> np.ndarray:
         (counts != np.floor(counts), "fractional"),
     ):
         if wrong.any():
-            raise InputError(f"{path}: {key} holds {wrong.sum()} {what} values; expected counts, NaN where missing")
+            raise InputError(
+                f"{path}: {key} holds {wrong.sum()} {what} values; expected counts, NaN where missing"
+            )
     return spikes
 
 

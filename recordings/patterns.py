@@ -1,6 +1,7 @@
 """Sampling patterns: which entries of a trial an interface of limited bandwidth observes.
 
-All patterns observe the same number of entries: `bandwidth` neurons at each time step, on average over time.
+All patterns observe the same number of entries: `bandwidth` neurons at each time step, on average
+    over time.
 Letters in shapes: T time bins, N neurons.
 """
 
@@ -21,24 +22,34 @@ def sample_random(recorded: np.ndarray, bandwidth: int, rng: np.random.Generator
         rng: Random number generator.
 
     Returns:
-        (..., neurons) bool: True for `bandwidth` neurons at each time step, or for all recorded ones if fewer.
+        (..., neurons) bool: True for `bandwidth` neurons at each time step, or for all recorded
+        ones if fewer.
     """
     draw = rng.random(recorded.shape, dtype=np.float32)
     draw[~recorded] = 2.0  # chosen last
     chosen = np.zeros_like(recorded)
-    np.put_along_axis(chosen, draw.argpartition(bandwidth - 1, axis=-1)[..., :bandwidth], True, axis=-1)
+    np.put_along_axis(
+        chosen, draw.argpartition(bandwidth - 1, axis=-1)[..., :bandwidth], True, axis=-1
+    )
     return chosen & recorded
 
 
 def sample_fixed(recorded: np.ndarray, bandwidth: int, seed: int) -> np.ndarray:
-    """Choose the same neurons at all time steps (T, N) of all trials: what one records without SBTT."""
-    return recorded & np.isin(np.arange(recorded.shape[1]), neuron_order(recorded.shape[1], seed)[:bandwidth])
+    """Choose the same neurons at all time steps (T, N) of all trials: what one records without
+    SBTT."""
+    return recorded & np.isin(
+        np.arange(recorded.shape[1]), neuron_order(recorded.shape[1], seed)[:bandwidth]
+    )
 
 
-def sample_staggered(recorded: np.ndarray, bandwidth: int, seed: int, rng: np.random.Generator) -> np.ndarray:
-    """Scan the neurons in a fixed order, `bandwidth` at a time step (T, N), as a scanning microscope does.
+def sample_staggered(
+    recorded: np.ndarray, bandwidth: int, seed: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Scan the neurons in a fixed order, `bandwidth` at a time step (T, N), as a scanning
+    microscope does.
 
-    Each neuron is observed every N / bandwidth time steps, with an offset of its own. A trial starts anywhere in the scan.
+    Each neuron is observed every N / bandwidth time steps, with an offset of its own. A trial
+    starts anywhere in the scan.
     """
     n_bins, n_neurons = recorded.shape
     place = np.argsort(neuron_order(n_neurons, seed))  # of each neuron in the scan
@@ -47,7 +58,8 @@ def sample_staggered(recorded: np.ndarray, bandwidth: int, seed: int, rng: np.ra
 
 
 def sample_blocks(recorded: np.ndarray, bandwidth: int, rng: np.random.Generator) -> np.ndarray:
-    """Lose whole time steps (T, N), as with dropped packets: all neurons are observed at the others."""
+    """Lose whole time steps (T, N), as with dropped packets: all neurons are observed at the
+    others."""
     n_bins, n_neurons = recorded.shape
     n_kept = int(n_bins * bandwidth / n_neurons + rng.random())  # on average exactly the bandwidth
     kept = np.zeros((n_bins, 1), dtype=bool)
@@ -60,7 +72,9 @@ def neuron_order(n_neurons: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(n_neurons)
 
 
-def sample(pattern: Pattern, recorded: np.ndarray, bandwidth: int, seed: int, rng: np.random.Generator) -> np.ndarray:
+def sample(
+    pattern: Pattern, recorded: np.ndarray, bandwidth: int, seed: int, rng: np.random.Generator
+) -> np.ndarray:
     """Choose the observed entries (T, N) of a trial.
 
     Args:
@@ -80,12 +94,13 @@ def sample(pattern: Pattern, recorded: np.ndarray, bandwidth: int, seed: int, rn
 
 
 def fill_missing(spikes: np.ndarray, fill: Fill) -> np.ndarray:
-    """Return the counts (T, N) of a trial with something in place of missing ones (NaN), as if it had been observed.
+    """Return the counts (T, N) of a trial with something in place of missing ones (NaN), as if it
+    had been observed.
 
     Args:
         spikes: (T, N) counts per bin, NaN = missing.
-        fill: none: they stay missing. zero: zeros. interpolated: each neuron's counts, linearly in time; zeros for a neuron
-            without any count in the trial.
+        fill: none: they stay missing. zero: zeros. interpolated: each neuron's counts, linearly in
+            time; zeros for a neuron without any count in the trial.
     """
     if fill == "none":
         return spikes

@@ -1,7 +1,9 @@
-"""Files of other tools with counts per bin: lfads-torch, and the tensors of the Neural Latents Benchmark (NLB).
+"""Files of other tools with counts per bin: lfads-torch, and the tensors of the Neural Latents
+Benchmark (NLB).
 
-In both the encoder may see fewer neurons (held in) than the model predicts (held in and held out). The file for train.py
-has the held-in neurons first; its attribute `n_heldin` says how many they are.
+In both the encoder may see fewer neurons (held in) than the model predicts (held in and held out).
+The file for train.py has the held-in neurons first; its attribute `n_heldin` says how many they
+are.
 """
 
 import contextlib
@@ -35,9 +37,12 @@ class Tensors:
         return ", ".join(self.files)
 
     def array(self, key: str) -> h5py.Dataset:
-        """Return an array (trials, time, neurons), not yet read; raise InputError if it is not there or has another shape."""
+        """Return an array (trials, time, neurons), not yet read; raise InputError if it is not
+        there or has another shape."""
         if key not in self:
-            raise InputError(f"{self.names}: has no key {key}; expected it beside {', '.join(sorted(self.keys))}")
+            raise InputError(
+                f"{self.names}: has no key {key}; expected it beside {', '.join(sorted(self.keys))}"
+            )
         path = self.keys[key]
         array = open_array(self.files[path], path, key)
         check_shape(array.shape, path, key)
@@ -77,22 +82,33 @@ def describe_tensors(paths: list[str]) -> str:
             if isinstance(tensors.files[path][key], h5py.Dataset)
         ]
     also = f" --also {' '.join(paths[1:])}" if paths[1:] else ""
-    return "\n".join([*lines, "", f"Convert it: python convert.py {paths[0]}{also} --out yours.h5 --bin_width SECONDS"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Convert it: python convert.py {paths[0]}{also} --out yours.h5 --bin_width SECONDS",
+        ]
+    )
 
 
 def convert_tensors(
-    paths: list[str], out: str | Path, bin_width: float | None, valid_fraction: float = 0.2, seed: int = 0
+    paths: list[str],
+    out: str | Path,
+    bin_width: float | None,
+    valid_fraction: float = 0.2,
+    seed: int = 0,
 ) -> str:
     """Write files of lfads-torch or the NLB as a data file for train.py.
 
-    The bins that are to be forecast are left out. The NLB's evaluation trials are the validation trials if their held-out
-    counts are known; else some training trials are.
+    The bins that are to be forecast are left out. The NLB's evaluation trials are the validation
+    trials if their held-out counts are known; else some training trials are.
 
     Args:
         paths: HDF5 files: one of lfads-torch, or one or several of the NLB.
         out: HDF5 file to write.
         bin_width: Width of a time bin (s): the files do not say.
-        valid_fraction: Fraction of the trials for validation, if the files have no validation trials.
+        valid_fraction: Fraction of the trials for validation, if the files have no validation
+            trials.
         seed: Seed of that split.
 
     Returns:
@@ -104,21 +120,39 @@ def convert_tensors(
     with open_tensors(paths) as tensors:
         kind = tensors.kind
         if bin_width is None:
-            raise InputError(f"{tensors.names}: does not say how wide its bins are; expected --bin_width SECONDS")
-        splits, n_heldin = read_nlb(tensors) if kind == "NLB" else read_lfads_torch(tensors, bin_width)
+            raise InputError(
+                f"{tensors.names}: does not say how wide its bins are; expected --bin_width SECONDS"
+            )
+        splits, n_heldin = (
+            read_nlb(tensors) if kind == "NLB" else read_lfads_torch(tensors, bin_width)
+        )
         unused = [
-            key for key in tensors.keys if kind == "NLB" and key.startswith("eval_spikes") and "valid" not in splits
+            key
+            for key in tensors.keys
+            if kind == "NLB" and key.startswith("eval_spikes") and "valid" not in splits
         ]
     _, n_bins, n_neurons = splits["train"]["data"].shape
-    attributes = {"source": ", ".join(map(str, paths))} | ({"n_heldin": n_heldin} if n_heldin < n_neurons else {})
+    attributes = {"source": ", ".join(map(str, paths))} | (
+        {"n_heldin": n_heldin} if n_heldin < n_neurons else {}
+    )
     if "valid" in splits:
         write_splits(out, splits, bin_width, attributes)
     else:
         spikes = splits["train"]["data"]
-        write_recording(out, spikes, bin_width, valid_fraction=valid_fraction, seed=seed, attributes=attributes)
-    heldout = f", the last {n_neurons - n_heldin} of them never seen by the encoder" if n_heldin < n_neurons else ""
+        write_recording(
+            out, spikes, bin_width, valid_fraction=valid_fraction, seed=seed, attributes=attributes
+        )
+    heldout = (
+        f", the last {n_neurons - n_heldin} of them never seen by the encoder"
+        if n_heldin < n_neurons
+        else ""
+    )
     lines = [f"{out}: trials of {n_bins} bins of {bin_width:g} s, {n_neurons} neurons{heldout}"]
-    lines += ["evaluation trials were left out: their held-out counts are not there (--also FILE)"] if unused else []
+    lines += (
+        ["evaluation trials were left out: their held-out counts are not there (--also FILE)"]
+        if unused
+        else []
+    )
     return "\n".join(lines)
 
 
@@ -134,7 +168,9 @@ def read_lfads_torch(tensors: Tensors, bin_width: float) -> tuple[dict, int]:
                 f"{tensors.names}: {split}_encod_data differs from the first neurons of {split}_recon_data; expected the same"
             )
         splits[split] = {"data": spikes}
-        if f"{split}_truth" in tensors:  # divided by conversion_factor, these are expected counts per bin
+        if (
+            f"{split}_truth" in tensors
+        ):  # divided by conversion_factor, these are expected counts per bin
             path = tensors.keys.get("conversion_factor")
             factor = 1.0 if path is None else float(tensors.files[path]["conversion_factor"][()])
             splits[split]["truth"] = tensors.read(f"{split}_truth")[:, :n_bins] / factor / bin_width
@@ -142,7 +178,8 @@ def read_lfads_torch(tensors: Tensors, bin_width: float) -> tuple[dict, int]:
 
 
 def read_nlb(tensors: Tensors) -> tuple[dict, int]:
-    """Return the arrays of `write_splits` (without `valid` if its counts are not known) and the number of held-in neurons."""
+    """Return the arrays of `write_splits` (without `valid` if its counts are not known) and the
+    number of held-in neurons."""
     names = {"train": "train"} | ({"valid": "eval"} if "eval_spikes_heldout" in tensors else {})
     splits, n_heldin = {}, []
     for split, name in names.items():
@@ -156,5 +193,7 @@ def read_nlb(tensors: Tensors) -> tuple[dict, int]:
         splits[split] = {"data": np.concatenate(parts, axis=2)}
         n_heldin.append(parts[0].shape[2])
     if len(set(n_heldin)) > 1:
-        raise InputError(f"{tensors.names}: {n_heldin} held-in neurons in training and evaluation; expected the same")
+        raise InputError(
+            f"{tensors.names}: {n_heldin} held-in neurons in training and evaluation; expected the same"
+        )
     return splits, n_heldin[0]

@@ -24,7 +24,9 @@ signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # children hear Ctrl-C, also if this process was started to ignore it
 ROOT = Path(__file__).parent.parent
-SHARED = Path(os.environ.get("SBTT_RECORDINGS", "none"))  # a folder of real recordings, where there is one
+SHARED = Path(
+    os.environ.get("SBTT_RECORDINGS", "none")
+)  # a folder of real recordings, where there is one
 sys.path.insert(0, str(ROOT))
 
 from command_line import run  # noqa: E402
@@ -36,21 +38,26 @@ PATIENCE = 300  # s until a command is taken to hang; a slow machine must not fa
 
 @pytest.fixture
 def data_arrays() -> dict[str, np.ndarray]:
-    """The arrays of a valid file: 24 + 12 trials of 8 bins and 6 neurons, in 3 conditions, rates in spikes/s."""
+    """The arrays of a valid file: 24 + 12 trials of 8 bins and 6 neurons, in 3 conditions, rates in
+    spikes/s."""
     rng = np.random.default_rng(0)
     condition_rates = rng.uniform(5.0, 100.0, (3, 8, 6)).astype(np.float32)
     arrays = {}
     for split, n_trials in (("train", 24), ("valid", 12)):
         condition = np.arange(n_trials) % 3
         rates = condition_rates[condition]
-        arrays |= {f"{split}_data": rng.poisson(rates * 0.02).astype(np.float32), f"{split}_truth": rates}
+        arrays |= {
+            f"{split}_data": rng.poisson(rates * 0.02).astype(np.float32),
+            f"{split}_truth": rates,
+        }
         arrays |= {f"{split}_condition": condition}
     return arrays
 
 
 @pytest.fixture(scope="session")
 def small_lorenz(tmp_path_factory) -> str:
-    """A data set that a small model learns in seconds: 96 + 24 trials of 20 bins and 12 neurons, 4 conditions."""
+    """A data set that a small model learns in seconds: 96 + 24 trials of 20 bins and 12 neurons, 4
+    conditions."""
     path = tmp_path_factory.mktemp("lorenz") / "small.h5"
     simulate(path=str(path), conditions=4, trials=30, neurons=12, bins=20, mean_rate=40.0)
     return str(path)
@@ -96,11 +103,14 @@ class Done(NamedTuple):
 
 
 def run_here(folder: Path, *words: str) -> int:
-    """Run a command as a user types it, `run_here(folder, "train.py", "--bandwidths", "5")`, but in this process."""
+    """Run a command as a user types it, `run_here(folder, "train.py", "--bandwidths", "5")`, but in
+    this process."""
     if words[0] == "-m":
         name = words[1]
     else:
-        name = str(Path(words[0]).relative_to(ROOT) if words[0].startswith("/") else words[0]).removesuffix(".py")
+        name = str(
+            Path(words[0]).relative_to(ROOT) if words[0].startswith("/") else words[0]
+        ).removesuffix(".py")
         name = name.replace("/", ".")
     main = importlib.import_module(name).main
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
@@ -128,7 +138,8 @@ def call(capfd) -> Call:
 
 
 def draw_no_figures(patch: pytest.MonkeyPatch) -> None:
-    """Leave out the figures of trainings in this process, which take longer than a small training."""
+    """Leave out the figures of trainings in this process, which take longer than a small
+    training."""
     patch.setattr("training.tensorboard.draw_inference", lambda model, data: {})
 
 
@@ -139,11 +150,14 @@ def no_figures(monkeypatch) -> None:
 
 @pytest.fixture
 def commands_in_process(monkeypatch, call, no_figures):
-    """Let commands that the tested one starts run in this process, their output before that of the tested one."""
+    """Let commands that the tested one starts run in this process, their output before that of the
+    tested one."""
 
     def run_here(words: list[str], check: bool = False) -> subprocess.CompletedProcess:
         done = call(
-            Path.cwd(), *words[1:], *(["--jobs", "1"] if "train.py" in words[1] and "--resume" not in words else [])
+            Path.cwd(),
+            *words[1:],
+            *(["--jobs", "1"] if "train.py" in words[1] and "--resume" not in words else []),
         )
         assert not check or done.status == 0, done.errors
         outputs.append(done.output)
@@ -157,7 +171,12 @@ def commands_in_process(monkeypatch, call, no_figures):
 @contextlib.contextmanager
 def started(folder: Path, *words: str, **options) -> Iterator[subprocess.Popen]:
     """Start `python words` in `folder`. Whatever happens, no process of it is left at the end."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    pipes = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "encoding": "utf-8",
+    }
     process = subprocess.Popen(
         [sys.executable, *words],
         cwd=folder,
@@ -184,14 +203,25 @@ def finish(folder: Path, *words: str, **options) -> Done:
 
 @pytest.fixture(scope="session")
 def sweep(tmp_path_factory, small_lorenz) -> tuple[Path, str]:
-    """A sweep over two bandwidths by two processes: its run folder, and what it printed. One for all workers of the tests."""
+    """A sweep over two bandwidths by two processes: its run folder, and what it printed. One for
+    all workers of the tests."""
     temporary = tmp_path_factory.getbasetemp()
     folder = (temporary.parent if "PYTEST_XDIST_WORKER" in os.environ else temporary) / "sweep"
     printed = folder / "printed.txt"
     with FileLock(f"{folder}.lock"):
         if not printed.exists():
             folder.mkdir()
-            words = ["--data.path", small_lorenz, "--bandwidths", "4", "2", "--jobs", "2", "--name", "two"]
+            words = [
+                "--data.path",
+                small_lorenz,
+                "--bandwidths",
+                "4",
+                "2",
+                "--jobs",
+                "2",
+                "--name",
+                "two",
+            ]
             done = finish(folder, str(ROOT / "train.py"), *words, "--seed_everything", "7", *LOGGED)
             assert (done.status, done.errors) == (0, "")
             printed.write_text(done.output, encoding="utf-8")
@@ -201,7 +231,9 @@ def sweep(tmp_path_factory, small_lorenz) -> tuple[Path, str]:
 @contextlib.contextmanager
 def tensorboard(folder: Path, *words: str) -> Iterator[str]:
     """Run TensorBoard in `folder` with the given words, on loopback; yield its address."""
-    with started(folder, "-m", "tensorboard.main", *words, "--port", "0", "--host", "127.0.0.1") as server:
+    with started(
+        folder, "-m", "tensorboard.main", *words, "--port", "0", "--host", "127.0.0.1"
+    ) as server:
         for line in server.stderr:
             if found := re.search(r"http://127\.0\.0\.1:\d+", line):
                 break
@@ -209,7 +241,9 @@ def tensorboard(folder: Path, *words: str) -> Iterator[str]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--screenshots", type=Path, help="Folder to save the pages of TensorBoard to, as pictures")
+    parser.addoption(
+        "--screenshots", type=Path, help="Folder to save the pages of TensorBoard to, as pictures"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -227,9 +261,16 @@ def copy_of_repo(tmp_path_factory) -> Path:
 
 
 def check_command(call: Call, folder: Path, words: list[str]) -> None:
-    """Run `python words`, a training for one epoch without refinement and TensorBoard; expect no error and no complaint."""
+    """Run `python words`, a training for one epoch without refinement and TensorBoard; expect no
+    error and no complaint."""
     if "train.py" in words and not {"--help", "--print_config", "--resume"} & set(words):
-        words = [*words, "--trainer.max_epochs=1", "--model.refinement=0", "--trainer.logger=false", "--jobs=1"]
+        words = [
+            *words,
+            "--trainer.max_epochs=1",
+            "--model.refinement=0",
+            "--trainer.logger=false",
+            "--jobs=1",
+        ]
     done = call(folder, *words)
     assert done.status == 0, done.errors
     assert done.errors == ""
@@ -238,4 +279,9 @@ def check_command(call: Call, folder: Path, words: list[str]) -> None:
 def commands_in(document: str) -> list[str]:
     """Return the commands in the bash blocks of a document."""
     blocks = re.findall(r"```bash\n(.*?)```", document, re.DOTALL)
-    return [command.strip() for block in blocks for line in block.splitlines() for command in line.split("&&")]
+    return [
+        command.strip()
+        for block in blocks
+        for line in block.splitlines()
+        for command in line.split("&&")
+    ]

@@ -8,11 +8,17 @@ from pynwb import NWBHDF5IO, NWBFile
 from pynwb.epoch import TimeIntervals
 
 
-def some_spike_times(n_units: int = 6, duration: float = 100.0, rate: float = 8.0) -> list[np.ndarray]:
+def some_spike_times(
+    n_units: int = 6, duration: float = 100.0, rate: float = 8.0
+) -> list[np.ndarray]:
     """Spike times (s) of neurons with a common rhythm of 2 Hz."""
     rng = np.random.default_rng(0)
-    times = [np.sort(rng.uniform(0, duration, rng.poisson(2 * rate * duration))) for _ in range(n_units)]
-    return [t[rng.random(len(t)) < 0.5 + 0.5 * np.sin(4 * np.pi * t + i)] for i, t in enumerate(times)]
+    times = [
+        np.sort(rng.uniform(0, duration, rng.poisson(2 * rate * duration))) for _ in range(n_units)
+    ]
+    return [
+        t[rng.random(len(t)) < 0.5 + 0.5 * np.sin(4 * np.pi * t + i)] for i, t in enumerate(times)
+    ]
 
 
 def write_nwb(
@@ -26,14 +32,17 @@ def write_nwb(
     areas: list[str] | None = None,
     ids: list[int] | None = None,
 ) -> str:
-    """Write a session. `tables` are those of intervals: name -> column -> values; one called `trials` is nwb.trials."""
+    """Write a session. `tables` are those of intervals: name -> column -> values; one called
+    `trials` is nwb.trials."""
     nwb = NWBFile("a session of the tests", "made", datetime(2026, 1, 1, tzinfo=UTC))
     if quality is not None:
         nwb.add_unit_column("quality", "what the sorter says")
     if areas is not None:
         device = nwb.create_device("probe")
         for area in areas:
-            group = nwb.create_electrode_group(f"shank {len(nwb.electrode_groups)}", "a shank", area, device)
+            group = nwb.create_electrode_group(
+                f"shank {len(nwb.electrode_groups)}", "a shank", area, device
+            )
             nwb.add_electrode(group=group, location=area)
     for unit, times in enumerate(spike_times or []):
         options = {} if quality is None else {"quality": quality[unit]}
@@ -60,7 +69,8 @@ def write_nwb(
 
 
 def trials_of(n: int, spacing: float = 1.5, duration: float = 1.0) -> dict[str, list]:
-    """A table of n trials with a cue (missing in the last), a choice (text) and a block (number)."""
+    """A table of n trials with a cue (missing in the last), a choice (text) and a block
+    (number)."""
     starts = 1.0 + spacing * np.arange(n)
     return {
         "start_time": starts.tolist(),

@@ -26,12 +26,16 @@ def test_ideal_observer_is_the_posterior_mean_over_conditions():
     condition = np.array([2, 0, 1, 1])
     counts = torch.from_numpy(rng.poisson(condition_rates[condition] * 0.02).astype(np.float32))
     counts[torch.from_numpy(rng.random(counts.shape) < 0.6)] = torch.nan
-    inferred = ideal_observer(counts, Trials(counts.numpy(), condition_rates[condition], condition), bin_width=0.02)
+    inferred = ideal_observer(
+        counts, Trials(counts.numpy(), condition_rates[condition], condition), bin_width=0.02
+    )
     for trial in range(4):
         posterior = []
         for rates in condition_rates * 0.02:
             likelihood = 1.0
-            for count, rate in zip(counts[trial].flatten().tolist(), rates.flatten().tolist(), strict=True):
+            for count, rate in zip(
+                counts[trial].flatten().tolist(), rates.flatten().tolist(), strict=True
+            ):
                 if not math.isnan(count):
                     likelihood *= rate**count * math.exp(-rate) / math.factorial(int(count))
             posterior.append(likelihood)
@@ -55,7 +59,10 @@ def test_smoothing_is_a_weighted_mean_of_observed_counts_and_the_mean_rate():
         for other_time in range(6):
             if not math.isnan(spikes[trial, other_time, neuron]):
                 weight = math.exp(-((time - other_time) ** 2) / (2 * 1.5**2))
-                total, weights = total + weight * spikes[trial, other_time, neuron], weights + weight
+                total, weights = (
+                    total + weight * spikes[trial, other_time, neuron],
+                    weights + weight,
+                )
         assert smoothed[trial, time, neuron] == pytest.approx(total / weights, rel=1e-5)
 
 
@@ -82,7 +89,9 @@ def test_the_mean_of_a_condition_is_better_than_smoothing_a_trial(small_lorenz):
 
 
 def test_smoothing_has_no_score_without_truth(data_arrays, write_file):
-    data = SpikeDataModule(write_file({key: array for key, array in data_arrays.items() if "data" in key}))
+    data = SpikeDataModule(
+        write_file({key: array for key, array in data_arrays.items() if "data" in key})
+    )
     data.setup()
     assert math.isnan(scores_of_smoothing(data)[0])
 
@@ -96,7 +105,9 @@ def test_the_mean_over_trials_is_scored_as_the_benchmark_does(small_lorenz):
     counts = torch.where(valid.heldout, valid.spikes, torch.nan)
     null = counts.nanmean((0, 1))
     gain = (counts * psth.log() - psth).nansum() - (counts * null.log() - null).nansum()
-    assert bps_of_mean_over_trials(data) == pytest.approx(float(gain / counts.nansum() / math.log(2)), abs=1e-4)
+    assert bps_of_mean_over_trials(data) == pytest.approx(
+        float(gain / counts.nansum() / math.log(2)), abs=1e-4
+    )
 
 
 def test_reference_numbers_are_of_the_demonstrations_data_alone(small_lorenz, data_file):

@@ -28,7 +28,9 @@ def train_level(options: str, folder: Path, report) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
-def test_a_folder_is_brought_back_where_the_file_system_is_not_shared(tmp_path, monkeypatch, is_shared):
+def test_a_folder_is_brought_back_where_the_file_system_is_not_shared(
+    tmp_path, monkeypatch, is_shared
+):
     home, away = tmp_path / "home", tmp_path / "away"
     run, folder = Path("lightning_logs", "run"), Path("lightning_logs", "run", "bandwidth_05")
     (home / folder).mkdir(parents=True)

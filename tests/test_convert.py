@@ -17,14 +17,18 @@ from recordings.hdf5 import read_file
 @pytest.fixture
 def session(tmp_path) -> str:
     quality = ["good", "good", "mua", "good", "good", "mua"]
-    return write_nwb(tmp_path / "session.nwb", some_spike_times(), {"trials": trials_of(40)}, quality=quality)
+    return write_nwb(
+        tmp_path / "session.nwb", some_spike_times(), {"trials": trials_of(40)}, quality=quality
+    )
 
 
 def converted(path) -> tuple[dict, dict]:
     """The trials of a file, and its attributes with what was remembered of the conversion."""
     with h5py.File(path) as file:
         attributes = dict(file.attrs)
-    return read_file(path)[0], attributes | {"conversion": json.loads(attributes.get("conversion", "{}"))}
+    return read_file(path)[0], attributes | {
+        "conversion": json.loads(attributes.get("conversion", "{}"))
+    }
 
 
 def all_spikes(trials: dict) -> np.ndarray:
@@ -41,7 +45,12 @@ def same_trials(found: np.ndarray, expected: np.ndarray) -> bool:
 def test_without_out_it_lists_what_is_there_and_its_command_works(call, tmp_path, session):
     done = call(tmp_path, "convert.py", session)
     assert done.status == 0
-    for expected in ("6 units", "quality", "table trials: 40 rows, each 1 to 1 s", "cue_time, choice, block"):
+    for expected in (
+        "6 units",
+        "quality",
+        "table trials: 40 rows, each 1 to 1 s",
+        "cue_time, choice, block",
+    ):
         assert expected in done.output
     command = done.output.split("for example: ")[1].split()
     done = call(tmp_path, *command[1:])
@@ -70,14 +79,27 @@ def test_aligned_to_an_event_with_conditions_and_chosen_units(call, tmp_path, se
 
 def test_trials_in_several_tables_of_intervals(call, tmp_path):
     tables = {name: trials_of(12) for name in ("encoding", "retrieval")}
-    tables["retrieval"] = {key: values for key, values in tables["retrieval"].items() if key != "cue_time"}
-    tables["retrieval"] |= {key: [t + 50 for t in tables["encoding"][key]] for key in ("start_time", "stop_time")}
+    tables["retrieval"] = {
+        key: values for key, values in tables["retrieval"].items() if key != "cue_time"
+    }
+    tables["retrieval"] |= {
+        key: [t + 50 for t in tables["encoding"][key]] for key in ("start_time", "stop_time")
+    }
     path = write_nwb(tmp_path / "s.nwb", some_spike_times(), tables)
     done = call(tmp_path, "convert.py", path, "--out", "a.h5")
     assert done.status == 2
     assert "has the tables encoding, retrieval; expected --trials NAME" in done.errors
     done = call(
-        tmp_path, "convert.py", path, "--out", "a.h5", "--trials", "encoding", "retrieval", "--condition", "block"
+        tmp_path,
+        "convert.py",
+        path,
+        "--out",
+        "a.h5",
+        "--trials",
+        "encoding",
+        "retrieval",
+        "--condition",
+        "block",
     )
     assert (done.status, done.errors) == (0, "")
     assert len(all_spikes(converted(tmp_path / "a.h5")[0])) == 24
@@ -103,7 +125,12 @@ def test_what_was_not_observed_is_missing(call, tmp_path):
     assert call(tmp_path, "convert.py", path, "--out", "a.h5", "--bin_width", "0.1").status == 0
     starts = 1.0 + 1.5 * np.arange(40)
     expected = from_spike_times(
-        some_spike_times(), starts, 0.1, 1.0, [np.array(of_unit) for of_unit in observed], [[10.0, 11.0], [50.3, 50.31]]
+        some_spike_times(),
+        starts,
+        0.1,
+        1.0,
+        [np.array(of_unit) for of_unit in observed],
+        [[10.0, 11.0], [50.3, 50.31]],
     )
     expected = expected[~np.isnan(expected).all((1, 2))]  # the trial at 10 s
     assert len(expected) == 39
@@ -137,7 +164,12 @@ def test_trials_of_different_durations(call, tmp_path):
     assert done.status == 2
     assert "trials have 35 to 50 bins of 0.02 s" in done.errors
     for lengths, n_bins in (("cut", 35), ("pad", 50)):
-        assert call(tmp_path, "convert.py", path, "--out", f"{lengths}.h5", "--lengths", lengths).status == 0
+        assert (
+            call(
+                tmp_path, "convert.py", path, "--out", f"{lengths}.h5", "--lengths", lengths
+            ).status
+            == 0
+        )
         spikes = all_spikes(converted(tmp_path / f"{lengths}.h5")[0])
         assert spikes.shape[1] == n_bins
         assert np.isnan(spikes[:, 35:]).all((1, 2)).sum() == (10 if lengths == "pad" else 20)
@@ -165,7 +197,10 @@ def test_what_can_be_mended_is_mended_and_said(call, tmp_path):
     ("words", "message"),
     [
         (["--trials", "taps"], "--trials taps: expected one of trials"),
-        (["--align_to", "taps", "--stop", "1"], "--align_to taps: expected a column of trials: start_time, stop_time"),
+        (
+            ["--align_to", "taps", "--stop", "1"],
+            "--align_to taps: expected a column of trials: start_time, stop_time",
+        ),
         (["--condition", "taps"], "--condition taps: expected a column"),
         (["--units", "quality == "], "--units quality == cannot be evaluated"),
         (["--units", "rate > 3"], "columns are quality"),
@@ -180,7 +215,10 @@ def test_what_can_be_mended_is_mended_and_said(call, tmp_path):
         (["--seed", "-1"], "--seed -1: expected a whole number of at least 0"),
         (["--align_to", "cue_time"], "--align_to cue_time: expected --stop beside it"),
         (["--start", "-0.5"], "--start -0.5: expected --stop beside it"),
-        (["--window", "1", "--condition", "choice"], "--window 1.0: expected no --condition beside it"),
+        (
+            ["--window", "1", "--condition", "choice"],
+            "--window 1.0: expected no --condition beside it",
+        ),
         (["--units", "quality"], "is not true or false for each unit; expected a query"),
         (["--units", "1"], "is not true or false for each unit"),
     ],
@@ -221,27 +259,44 @@ def test_files_that_are_no_sessions(call, tmp_path, data_file, session):
 
 
 def test_trials_and_units_can_be_found_again(call, tmp_path, session):
-    words = ["--align_to", "cue_time", "--start", "-0.2", "--stop", "0.6", "--units", 'quality == "good"']
+    words = [
+        "--align_to",
+        "cue_time",
+        "--start",
+        "-0.2",
+        "--stop",
+        "0.6",
+        "--units",
+        'quality == "good"',
+    ]
     assert call(tmp_path, "convert.py", session, "--out", "a.h5", *words).status == 0
     with h5py.File(tmp_path / "a.h5") as file:
         for split in ("train", "valid"):
             start, rows = file[f"{split}_start"][:], file[f"{split}_row"][:]
             np.testing.assert_allclose(start, 1.0 + 1.5 * rows + 0.3 - 0.2)
-            again = from_spike_times([some_spike_times()[unit] for unit in (0, 1, 3, 4)], start, 0.02, 0.8)
+            again = from_spike_times(
+                [some_spike_times()[unit] for unit in (0, 1, 3, 4)], start, 0.02, 0.8
+            )
             np.testing.assert_array_equal(file[f"{split}_data"][:], again)
 
 
 def test_units_can_be_chosen_by_brain_area_and_may_share_an_id(call, tmp_path):
     areas = ["CA1", "V1", "CA1", "V1", "V1", "CA1"]
     path = write_nwb(
-        tmp_path / "s.nwb", some_spike_times(), {"trials": trials_of(40)}, areas=areas, ids=[0, 1, 2, 0, 1, 2]
+        tmp_path / "s.nwb",
+        some_spike_times(),
+        {"trials": trials_of(40)},
+        areas=areas,
+        ids=[0, 1, 2, 0, 1, 2],
     )
     done = call(tmp_path, "convert.py", path, "--out", "a.h5", "--units", 'location == "CA1"')
     assert (done.status, done.errors) == (0, "")
     assert "several units have the same id; units are named by their rows" in done.output
     trials, attributes = converted(tmp_path / "a.h5")
     assert attributes["conversion"]["unit_ids"] == [0, 2, 5]
-    expected = from_spike_times([some_spike_times()[unit] for unit in (0, 2, 5)], 1.0 + 1.5 * np.arange(40), 0.02, 1.0)
+    expected = from_spike_times(
+        [some_spike_times()[unit] for unit in (0, 2, 5)], 1.0 + 1.5 * np.arange(40), 0.02, 1.0
+    )
     assert same_trials(all_spikes(trials), expected)
 
 
@@ -251,14 +306,20 @@ def test_stray_times_missing_intervals_and_conditions(call, tmp_path):
     trials = trials_of(40)
     trials["choice"][::4] = [""] * 10
     path = write_nwb(
-        tmp_path / "s.nwb", times, {"trials": trials}, obs_intervals=[np.zeros((0, 2))] + [[[0.0, 2e9]]] * 5
+        tmp_path / "s.nwb",
+        times,
+        {"trials": trials},
+        obs_intervals=[np.zeros((0, 2))] + [[[0.0, 2e9]]] * 5,
     )
     done = call(tmp_path, "convert.py", path, "--out", "a.h5", "--window", "1")
     assert done.status == 2
     assert "(is there a stray spike time?)" in done.errors
     done = call(tmp_path, "convert.py", path, "--out", "a.h5", "--condition", "choice")
     assert (done.status, done.errors) == (0, "")
-    assert "unit 0: has spikes but no obs_intervals, and was taken as observed at all times" in done.output
+    assert (
+        "unit 0: has spikes but no obs_intervals, and was taken as observed at all times"
+        in done.output
+    )
     assert "10 trials have no condition" in done.output
     assert all_spikes(converted(tmp_path / "a.h5")[0]).shape == (30, 50, 6)
 
@@ -266,7 +327,9 @@ def test_stray_times_missing_intervals_and_conditions(call, tmp_path):
 @pytest.mark.parametrize("stops", ["events", "one unknown"])
 def test_the_listing_suggests_a_command_that_works(call, tmp_path, stops):
     trials = trials_of(40)
-    trials["stop_time"] = trials["start_time"] if stops == "events" else [*trials["stop_time"][:-1], float("nan")]
+    trials["stop_time"] = (
+        trials["start_time"] if stops == "events" else [*trials["stop_time"][:-1], float("nan")]
+    )
     path = write_nwb(tmp_path / "s.nwb", some_spike_times(), {"trials": trials})
     done = call(tmp_path, "convert.py", path)
     assert call(tmp_path, *done.output.split("for example: ")[1].split()[1:]).status == 0
@@ -275,11 +338,26 @@ def test_the_listing_suggests_a_command_that_works(call, tmp_path, stops):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the recordings are not here")
 def test_real_sessions(call, tmp_path):
     human = str(SHARED / "human_mtl_sub-4_ses-4.nwb")
-    words = ["--trials", "encoding_table", "recognition_table", "timediscrimination_table", "--stop", "2"]
+    words = [
+        "--trials",
+        "encoding_table",
+        "recognition_table",
+        "timediscrimination_table",
+        "--stop",
+        "2",
+    ]
     done = call(tmp_path, "convert.py", human, "--out", "human.h5", *words)
     assert (done.status, done.errors) == (0, "")
     assert "16 of 450 trials share time with another" in done.output
     assert all_spikes(converted(tmp_path / "human.h5")[0]).shape == (450, 100, 35)
-    done = call(tmp_path, "convert.py", str(SHARED / "phy_A8604-211122.nwb"), "--out", "rat.h5", "--window", "1")
+    done = call(
+        tmp_path,
+        "convert.py",
+        str(SHARED / "phy_A8604-211122.nwb"),
+        "--out",
+        "rat.h5",
+        "--window",
+        "1",
+    )
     assert (done.status, done.errors) == (0, "")
     assert all_spikes(converted(tmp_path / "rat.h5")[0]).shape == (1087, 50, 3)

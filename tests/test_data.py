@@ -69,7 +69,9 @@ def test_held_out_entries_are_observed_ones_of_validation(data_file):
 def test_counts_are_held_out_in_every_fourth_training_trial(monkeypatch, data_file):
     for fraction, limit, stride in ((0.25, 300, 4), (0.5, 300, 2), (0.25, 5, 5), (0, 300, None)):
         monkeypatch.setattr("data.MAX_DEVELOPMENT_TRIALS", limit)
-        data = SpikeDataModule(data_file, bandwidth=3, heldout_fraction=0.25, development_fraction=fraction)
+        data = SpikeDataModule(
+            data_file, bandwidth=3, heldout_fraction=0.25, development_fraction=fraction
+        )
         data.setup()
         trials = data.datasets["train"].trials
         has_heldout = trials.heldout.flatten(1).any(1).tolist()
@@ -79,7 +81,9 @@ def test_counts_are_held_out_in_every_fourth_training_trial(monkeypatch, data_fi
 
 def test_the_masks_of_a_trial_do_not_depend_on_the_others(data_arrays, write_file):
     """Each trial has random numbers of its own, so a file with fewer trials has the same masks."""
-    fewer = {key: array[:10] if key.startswith("train") else array for key, array in data_arrays.items()}
+    fewer = {
+        key: array[:10] if key.startswith("train") else array for key, array in data_arrays.items()
+    }
     masks = []
     for path in (write_file(data_arrays), write_file(fewer, "fewer.h5")):
         data = SpikeDataModule(path, bandwidth=3)
@@ -150,17 +154,32 @@ def put(value):
 BAD_FILES = {
     "missing key": (change(valid_data=None), "no key valid_data"),
     "wrong rank": (change(train_data=lambda a: a[0]), r"train_data has shape \(8, 6\)"),
-    "no trials": (change(train_data=lambda a: a[:0], train_truth=None), r"train_data has shape \(0, 8, 6\)"),
-    "other neurons": (change(valid_data=lambda a: a[..., :4], valid_truth=None), r"valid_data \(8, 4\)"),
+    "no trials": (
+        change(train_data=lambda a: a[:0], train_truth=None),
+        r"train_data has shape \(0, 8, 6\)",
+    ),
+    "other neurons": (
+        change(valid_data=lambda a: a[..., :4], valid_truth=None),
+        r"valid_data \(8, 4\)",
+    ),
     "other bins": (change(valid_data=lambda a: a[:, :5], valid_truth=None), r"valid_data \(5, 6\)"),
     "negative": (change(train_data=put(-1)), "train_data holds 1 negative"),
     "fractional": (change(train_data=put(0.5)), "train_data holds 1 fractional"),
     "infinite": (change(valid_data=put(np.inf)), "valid_data holds 1 infinite"),
     "all missing": (change(valid_data=lambda a: a * np.nan), "valid_data holds NaN alone"),
-    "truth of another shape": (change(valid_truth=lambda a: a[:, :3]), r"valid_truth has shape \(12, 3, 6\)"),
+    "truth of another shape": (
+        change(valid_truth=lambda a: a[:, :3]),
+        r"valid_truth has shape \(12, 3, 6\)",
+    ),
     "negative truth": (change(train_truth=put(-2)), "train_truth holds negative"),
-    "conditions of another length": (change(train_condition=lambda a: a[:5]), r"train_condition has shape \(5,\)"),
-    "text": (change(train_data=lambda a: np.array([b"spikes"])), "train_data is not an array of numbers"),
+    "conditions of another length": (
+        change(train_condition=lambda a: a[:5]),
+        r"train_condition has shape \(5,\)",
+    ),
+    "text": (
+        change(train_data=lambda a: np.array([b"spikes"])),
+        "train_data is not an array of numbers",
+    ),
 }
 
 
@@ -188,8 +207,14 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path, data_file):
 
 def test_data_in_memory_are_kept_on_the_device_of_the_training(monkeypatch, data_file):
     """So no batch is copied to a GPU. A device without memory stands for it here."""
-    gpu = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")), global_rank=0, world_size=1)
-    for num_workers, max_entries, device in ((0, 10**8, "meta"), (1, 10**8, "cpu"), (0, 500, "cpu")):
+    gpu = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("meta")), global_rank=0, world_size=1
+    )
+    for num_workers, max_entries, device in (
+        (0, 10**8, "meta"),
+        (1, 10**8, "cpu"),
+        (0, 500, "cpu"),
+    ):
         monkeypatch.setattr("modules.posterior.MAX_ENTRIES", max_entries)
         data = SpikeDataModule(data_file, num_workers=num_workers)
         data.trainer = gpu
@@ -222,8 +247,13 @@ def test_the_file_is_left_alone(data_file):
 
 @pytest.mark.parametrize("n_bins", [8, 7])
 @pytest.mark.parametrize("bandwidth", [None, 2])
-def test_a_file_that_stays_on_disk_gives_the_same_batches(monkeypatch, data_arrays, write_file, bandwidth, n_bins):
-    arrays = {key: array[:, :n_bins, :5] if array.ndim == 3 else array for key, array in data_arrays.items()}
+def test_a_file_that_stays_on_disk_gives_the_same_batches(
+    monkeypatch, data_arrays, write_file, bandwidth, n_bins
+):
+    arrays = {
+        key: array[:, :n_bins, :5] if array.ndim == 3 else array
+        for key, array in data_arrays.items()
+    }
     arrays["train_data"][2, 3] = np.nan
     path = write_file(arrays)
     epochs = []
@@ -234,7 +264,8 @@ def test_a_file_that_stays_on_disk_gives_the_same_batches(monkeypatch, data_arra
         loaders = (data.train_dataloader(), data.val_dataloader())
         epochs.append([field for loader in loaders for batch in loader for field in batch])
         assert torch.equal(
-            data.datasets["train"][torch.tensor([5, 1])].rates[1], torch.tensor(arrays["train_truth"][1])
+            data.datasets["train"][torch.tensor([5, 1])].rates[1],
+            torch.tensor(arrays["train_truth"][1]),
         )
     assert len(epochs[0]) == len(epochs[1])
     for in_memory, on_disk in zip(*epochs, strict=True):

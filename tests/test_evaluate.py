@@ -22,12 +22,24 @@ def score(bandwidth: int, value: float, seed: int, **changed) -> Score:
         "bps_mean_over_trials": 0.2,
         "fraction_dropped": 1 - bandwidth / 10,
     }
-    return Score(**{"bandwidth": bandwidth, "seed": seed, "checkpoint": "best.ckpt", **r2s, **others, **changed})
+    return Score(
+        **{
+            "bandwidth": bandwidth,
+            "seed": seed,
+            "checkpoint": "best.ckpt",
+            **r2s,
+            **others,
+            **changed,
+        }
+    )
 
 
 def test_seeds_of_a_bandwidth_are_averaged_and_their_spread_is_told():
     averaged = mean_and_sd([score(2, 0.5, 0), score(10, 0.9, 0), score(2, 0.7, 1)])
-    assert [(mean.bandwidth, mean.r2) for mean, _ in averaged] == [(10, 0.9), (2, pytest.approx(0.6))]
+    assert [(mean.bandwidth, mean.r2) for mean, _ in averaged] == [
+        (10, 0.9),
+        (2, pytest.approx(0.6)),
+    ]
     assert math.isnan(averaged[0][1].r2)
     assert averaged[1][1].r2 == pytest.approx(np.std([0.5, 0.7], ddof=1))
     table = results_table(averaged, with_published=True)
@@ -36,9 +48,15 @@ def test_seeds_of_a_bandwidth_are_averaged_and_their_spread_is_told():
 
 
 def test_without_truth_the_table_has_bits_per_spike_and_their_baselines_alone():
-    unknown = {name: math.nan for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised", "r2_ideal")}
+    unknown = {
+        name: math.nan
+        for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised", "r2_ideal")
+    }
     table = results_table(mean_and_sd([score(2, 0.5, 0, **unknown)]), with_published=False)
-    assert table.splitlines()[0] == "| observed | dropped | bits/spike | smoothed spikes | mean over trials |"
+    assert (
+        table.splitlines()[0]
+        == "| observed | dropped | bits/spike | smoothed spikes | mean over trials |"
+    )
     assert table.splitlines()[2] == "| 2 | 80% | 0.250 | 0.100 | 0.200 |"
 
 
@@ -78,7 +96,9 @@ def test_the_newest_complete_run_is_found_else_pretrained(monkeypatch, tmp_path,
     shutil.copytree(sweep[0], tmp_path / "lightning_logs" / "pretrained")
     assert {path.parent.parent.name for path in find_checkpoints([])} == {"pretrained"}
     shutil.copytree(sweep[0], tmp_path / "lightning_logs" / "mine")
-    shutil.copytree(sweep[0], tmp_path / "lightning_logs" / "unfinished", ignore=lambda *_: ["results.csv"])
+    shutil.copytree(
+        sweep[0], tmp_path / "lightning_logs" / "unfinished", ignore=lambda *_: ["results.csv"]
+    )
     assert {path.parent.parent.name for path in find_checkpoints([])} == {"mine"}
     with pytest.raises(InputError, match="holds no best.ckpt"):
         find_checkpoints([str(tmp_path)])

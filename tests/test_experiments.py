@@ -21,14 +21,18 @@ def test_times_are_read_from_a_history(tmp_path):
             writer.add_scalar("train/learning_rate", 0.1, epoch, walltime=1e9 + 2 * epoch)
             if epoch % 2 == 0:
                 writer.add_scalar("valid/r2", epoch / 10, epoch, walltime=1e9 + 2 * epoch + 1)
-        writer.add_scalar("bare_gru_s", 1.5, 7, walltime=1e9 + 14.5)  # after the validation of the sixth epoch
+        writer.add_scalar(
+            "bare_gru_s", 1.5, 7, walltime=1e9 + 14.5
+        )  # after the validation of the sixth epoch
     history = benchmark.read_training(tmp_path, target_r2=0.55)
     assert history["epoch_s"] == pytest.approx(2 - 1.5 / 9)
     assert history["bare_s"] == history["paused_s"] == pytest.approx(1.5)
     assert history["best_r2"] == pytest.approx(1)
     assert np.isinf(benchmark.read_training(tmp_path, target_r2=1.5)["to_published_s"])
     later = benchmark.read_training(tmp_path, target_r2=0.75)["to_published_s"]
-    assert later - history["to_published_s"] == pytest.approx(4 - 0.75 * 1.5)  # at epoch 7.5, not 5.5
+    assert later - history["to_published_s"] == pytest.approx(
+        4 - 0.75 * 1.5
+    )  # at epoch 7.5, not 5.5
 
 
 def test_ratios_are_of_means_over_seeds_and_say_what_was_never_reached():
@@ -50,7 +54,9 @@ def test_ratios_are_of_means_over_seeds_and_say_what_was_never_reached():
         2: [reached, end, ours, ours | never],
         1: [reached, end | {"epoch_s": 1.1}],  # --quick
     }
-    table = benchmark.compare([row | {"bandwidth": bandwidth} for bandwidth, rows in rows_of.items() for row in rows])
+    table = benchmark.compare(
+        [row | {"bandwidth": bandwidth} for bandwidth, rows in rows_of.items() for row in rows]
+    )
     assert list(zip(*table.values(), strict=True)) == [
         ("5", "1.20", "1.10", "20", "2, 12", "5.0"),
         ("3", "1.20", "1.10", "> 100", "20", "> 5.0"),
@@ -62,7 +68,18 @@ def test_ratios_are_of_means_over_seeds_and_say_what_was_never_reached():
 def test_the_ablation_trains_draws_and_goes_on(tmp_path, call, commands_in_process):
     simulate(path=str(tmp_path / "lorenz_data.h5"), conditions=4, trials=8, neurons=12, bins=12)
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    words = ["-m", "experiments.ablation", "--bandwidths", "2", "--seeds", "0", "--epochs", "1", "--out", "docs"]
+    words = [
+        "-m",
+        "experiments.ablation",
+        "--bandwidths",
+        "2",
+        "--seeds",
+        "0",
+        "--epochs",
+        "1",
+        "--out",
+        "docs",
+    ]
     for _ in range(2):
         done = call(tmp_path, *words)
         assert (done.status, done.errors) == (0, "")
@@ -71,7 +88,11 @@ def test_the_ablation_trains_draws_and_goes_on(tmp_path, call, commands_in_proce
     assert all("nothing left to do" in output for output in commands_in_process[4:])
     done = call(tmp_path, *words, "--cluster", "nowhere")
     assert (done.status, "--cluster nowhere" in done.errors) == (2, True)
-    assert {path.name for path in (tmp_path / "docs").iterdir()} >= {"ablation.csv", "why.png", "overfitting.png"}
+    assert {path.name for path in (tmp_path / "docs").iterdir()} >= {
+        "ablation.csv",
+        "why.png",
+        "overfitting.png",
+    }
 
 
 def test_the_evidence_for_inputs_is_gathered(tmp_path, call, commands_in_process):
@@ -93,7 +114,9 @@ def test_all_evidence_is_gathered_and_drawn(tmp_path, call, commands_in_process)
     assert all(np.isfinite(float(row["r2_latents"])) for row in rows["patterns"])
     r2 = {(row["label"], row["bandwidth"]): float(row["r2"]) for row in rows["selective_loss"]}
     assert r2["missing as zeros", "3"] != r2["missing as zeros, rates rescaled", "3"]
-    assert r2["SBTT", "3"] == float(rows["unseen_conditions"][2]["r2"]), "one run serves several pieces"
+    assert r2["SBTT", "3"] == float(rows["unseen_conditions"][2]["r2"]), (
+        "one run serves several pieces"
+    )
     assert [row["x"] for row in rows["number_of_conditions"]] == ["5", "5", "10", "10"]
     assert len(rows["transfer"]) == 6
 
@@ -104,7 +127,9 @@ def test_all_evidence_is_gathered_and_drawn(tmp_path, call, commands_in_process)
     assert "lightning_logs/quick_default: was trained with other options" in done.errors
 
 
-def test_the_evidence_for_transfer_is_of_other_conditions_and_the_same_neurons(tmp_path, monkeypatch):
+def test_the_evidence_for_transfer_is_of_other_conditions_and_the_same_neurons(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(evidence, "LOGS", tmp_path)
     simulate(path=str(tmp_path / "all.h5"), conditions=6, trials=10, neurons=5, bins=10)
     scale = evidence.Scale("test", "", [5], 1)
@@ -130,7 +155,10 @@ def test_calibration_asks_models_that_did_not_see_all(tmp_path, call, sweep):
 def test_coherence_tells_what_is_recovered_at_each_frequency():
     rng = np.random.default_rng(0)
     time, phases = np.arange(50) * 0.02, rng.uniform(0, 2 * np.pi, (2, 400, 1, 1))
-    slow, fast = (np.sin(2 * np.pi * f * time[:, None] + phase) for f, phase in zip((2, 10), phases, strict=True))
+    slow, fast = (
+        np.sin(2 * np.pi * f * time[:, None] + phase)
+        for f, phase in zip((2, 10), phases, strict=True)
+    )
     true = slow + fast + 0.01 * rng.normal(size=(400, 50, 1))
     found = subframe.coherence(true, slow + 0.5 * rng.normal(size=true.shape))
     assert found[2] > 0.9

@@ -1,4 +1,5 @@
-"""Files that mean harm, or are merely absurd, are refused in one line before memory is spent, and nothing in them runs."""
+"""Files that mean harm, or are merely absurd, are refused in one line before memory is spent, and
+nothing in them runs."""
 
 import os
 import resource
@@ -21,7 +22,11 @@ COUNTS = np.ones((4, 3, 2), dtype=np.uint8)
 def little_memory():
     """Let a test have half a gigabyte more than it has: an attempt to unpack a bomb fails."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
+    pages = (
+        int(Path("/proc/self/statm").read_text().split()[0])
+        if Path("/proc/self/statm").exists()
+        else 0
+    )
     if pages:
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**29, limits[1]))
     yield
@@ -41,7 +46,9 @@ def soft_link(file, folder):
 
 def external_storage(file, folder):
     (folder / "secret.raw").write_bytes(COUNTS.tobytes())
-    file.create_dataset("train_data", COUNTS.shape, "u1", external=[(str(folder / "secret.raw"), 0, COUNTS.size)])
+    file.create_dataset(
+        "train_data", COUNTS.shape, "u1", external=[(str(folder / "secret.raw"), 0, COUNTS.size)]
+    )
 
 
 def virtual_array(file, folder):
@@ -53,7 +60,9 @@ def virtual_array(file, folder):
 
 
 def bomb(file, folder):
-    array = file.create_dataset("train_data", (2000, 1000, 1000), "u1", chunks=(10, 1000, 1000), compression="gzip")
+    array = file.create_dataset(
+        "train_data", (2000, 1000, 1000), "u1", chunks=(10, 1000, 1000), compression="gzip"
+    )
     array.id.write_direct_chunk((0, 0, 0), b"x" * 1000)  # the other chunks are not even there
 
 
@@ -84,14 +93,21 @@ HOSTILE_FILES = {
         "train_data has shape .1000000000000, 3, 2.",
     ),
     "a trial without end": (
-        lambda file, _: file.create_dataset("train_data", (4, 10**9, 2), "u1", chunks=(1, 10**5, 2)),
+        lambda file, _: file.create_dataset(
+            "train_data", (4, 10**9, 2), "u1", chunks=(1, 10**5, 2)
+        ),
         "train_data has shape .4, 1000000000, 2.",
     ),
     "one great chunk": (
-        lambda file, _: file.create_dataset("train_data", (10**7, 30, 2), "u1", chunks=(10**7, 30, 2)),
+        lambda file, _: file.create_dataset(
+            "train_data", (10**7, 30, 2), "u1", chunks=(10**7, 30, 2)
+        ),
         "train_data has shape",
     ),
-    "a group": (lambda file, _: file.create_group("train_data"), "train_data is not an array of numbers"),
+    "a group": (
+        lambda file, _: file.create_group("train_data"),
+        "train_data is not an array of numbers",
+    ),
     "strings": (strings, "train_data is not an array of numbers"),
     "objects": (objects, "train_data is not an array of numbers"),
     "records": (records, "train_data is not an array of numbers"),
@@ -194,7 +210,10 @@ def test_a_hostile_checkpoint_is_refused(monkeypatch, tmp_path, checkpoint, name
 
 def test_a_packed_checkpoint_is_refused(tmp_path, checkpoint):
     """PyTorch would unpack it, to a thousand times its size."""
-    with zipfile.ZipFile(checkpoint) as ours, zipfile.ZipFile(tmp_path / "packed.ckpt", "w") as packed:
+    with (
+        zipfile.ZipFile(checkpoint) as ours,
+        zipfile.ZipFile(tmp_path / "packed.ckpt", "w") as packed,
+    ):
         for part in ours.infolist():
             packed.writestr(part.filename, ours.read(part.filename), zipfile.ZIP_DEFLATED)
     with pytest.raises(InputError, match="packed.ckpt: is no checkpoint"):

@@ -36,7 +36,9 @@ def test_rates_of_a_file_are_those_of_the_model(monkeypatch, tmp_path, checkpoin
             with torch.no_grad():
                 rates = model.rates(model.infer(spikes).log_rates)
             np.testing.assert_allclose(file[f"{split}_rates"], rates, rtol=1e-4)
-            np.testing.assert_allclose(np.exp(file[f"{split}_log_rates"][:]) / 0.02, file[f"{split}_rates"], rtol=1e-4)
+            np.testing.assert_allclose(
+                np.exp(file[f"{split}_log_rates"][:]) / 0.02, file[f"{split}_rates"], rtol=1e-4
+            )
             assert file[f"{split}_latents"].shape == (len(spikes), 20, 8)
             assert file[f"{split}_initial_condition"].shape == (len(spikes), 8)
         assert file["train_rates"].attrs["unit"] == "spikes/s"
@@ -51,7 +53,13 @@ def test_new_trials_of_another_length_and_any_batch_size(monkeypatch, tmp_path, 
         with h5py.File(tmp_path / f"{name}.h5", "w") as file:
             file["data"], file.attrs["bin_width"] = spikes, 0.02
         monkeypatch.setattr(infer, "BATCH_SIZE", batch)
-        run_infer(monkeypatch, checkpoint, str(tmp_path / f"{name}.h5"), "--out", str(tmp_path / f"{name}_rates.h5"))
+        run_infer(
+            monkeypatch,
+            checkpoint,
+            str(tmp_path / f"{name}.h5"),
+            "--out",
+            str(tmp_path / f"{name}_rates.h5"),
+        )
     with h5py.File(tmp_path / "one_rates.h5") as one, h5py.File(tmp_path / "many_rates.h5") as many:
         assert one["rates"].shape == (7, 33, 12)
         np.testing.assert_allclose(one["rates"], many["rates"], rtol=1e-3)
@@ -69,19 +77,27 @@ def test_new_trials_of_another_length_and_any_batch_size(monkeypatch, tmp_path, 
         ("spikes", (3, 4, 12), 0.02, "has no key data"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused(monkeypatch, tmp_path, checkpoint, key, shape, bin_width, message):
+def test_a_file_that_does_not_fit_is_refused(
+    monkeypatch, tmp_path, checkpoint, key, shape, bin_width, message
+):
     with h5py.File(tmp_path / "new.h5", "w") as file:
         file[key], file.attrs["bin_width"] = np.zeros(shape), bin_width
     with pytest.raises(InputError, match=message):
-        run_infer(monkeypatch, checkpoint, str(tmp_path / "new.h5"), "--out", str(tmp_path / "rates.h5"))
+        run_infer(
+            monkeypatch, checkpoint, str(tmp_path / "new.h5"), "--out", str(tmp_path / "rates.h5")
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["new.h5"]
 
 
-def test_wrong_counts_and_files_in_the_way_leave_everything_as_it_was(monkeypatch, tmp_path, checkpoint, small_lorenz):
+def test_wrong_counts_and_files_in_the_way_leave_everything_as_it_was(
+    monkeypatch, tmp_path, checkpoint, small_lorenz
+):
     with h5py.File(tmp_path / "new.h5", "w") as file:
         file["data"], file.attrs["bin_width"] = np.full((3, 4, 12), -1), 0.02
     with pytest.raises(InputError, match="data holds 144 negative"):
-        run_infer(monkeypatch, checkpoint, str(tmp_path / "new.h5"), "--out", str(tmp_path / "rates.h5"))
+        run_infer(
+            monkeypatch, checkpoint, str(tmp_path / "new.h5"), "--out", str(tmp_path / "rates.h5")
+        )
     (tmp_path / "rates.h5").write_text("mine")
     with pytest.raises(InputError, match="rates.h5: exists"):
         run_infer(monkeypatch, checkpoint, small_lorenz, "--out", str(tmp_path / "rates.h5"))
@@ -115,7 +131,8 @@ def test_the_example_leads_from_spike_times_to_rates(tmp_path, call, commands_in
 
 
 def test_the_real_example_predicts_the_interval_of_its_trials(tmp_path, call, commands_in_process):
-    """On a small imitation of the source file: a wave of spikes over the units, slower in trials with longer intervals."""
+    """On a small imitation of the source file: a wave of spikes over the units, slower in trials
+    with longer intervals."""
     rng = np.random.default_rng(0)
     interval = rng.uniform(300, 1000, 80)  # ms
     trial, unit = (part.ravel() for part in np.meshgrid(np.arange(80), np.arange(8), indexing="ij"))

@@ -62,7 +62,16 @@ def test_without_inputs_the_model_is_as_before():
 
 
 def test_inputs_are_in_files_and_figures(call, tmp_path, small_lorenz):
-    words = ["--data.path", small_lorenz, "--bandwidths", "6", "--model.input_size", "2", "--name", "driven"]
+    words = [
+        "--data.path",
+        small_lorenz,
+        "--bandwidths",
+        "6",
+        "--model.input_size",
+        "2",
+        "--name",
+        "driven",
+    ]
     done = call(tmp_path, "train.py", *words, *LOGGED)
     assert (done.status, done.errors) == (0, "")
     checkpoint = tmp_path / "lightning_logs" / "driven" / "bandwidth_06" / "best.ckpt"
@@ -85,8 +94,15 @@ def test_held_out_counts_decide_whether_the_decoder_keeps_its_inputs(monkeypatch
     simulate(path=driven, conditions=40, trials=8, neurons=12, bins=20, mean_rate=60.0, pulses=2)
     pl.seed_everything(0, verbose=False)
     data = SpikeDataModule(driven, batch_size=32)
-    trained = SequentialAutoencoder(12, data.bin_width, hidden_size=16, learning_rate=5e-2, input_size=2)
-    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trained = SequentialAutoencoder(
+        12, data.bin_width, hidden_size=16, learning_rate=5e-2, input_size=2
+    )
+    options = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+    }
     limits = {"limit_val_batches": 0, "enable_checkpointing": False, "gradient_clip_val": 1.0}
     pl.Trainer(max_epochs=40, **limits, **options).fit(trained, data)
     for useful in (True, False):
@@ -102,7 +118,11 @@ def test_held_out_counts_decide_whether_the_decoder_keeps_its_inputs(monkeypatch
 
 def test_a_figure_shows_inputs_above_the_rates():
     rng = np.random.default_rng(0)
-    spikes, rates, inputs = rng.poisson(1.0, (20, 5)), rng.random((20, 5)) + 0.1, rng.normal(size=(20, 2))
+    spikes, rates, inputs = (
+        rng.poisson(1.0, (20, 5)),
+        rng.random((20, 5)) + 0.1,
+        rng.normal(size=(20, 2)),
+    )
     example = Example(3, spikes.astype(float), rates, rates, 0.02, inputs)
     figure = plot_examples([example, example], ["one", "two"])
     lines = [[line.get_ydata() for line in axes.lines] for axes in figure.axes if axes.lines]
@@ -115,7 +135,9 @@ def test_pulses_change_a_trial_from_their_bin_on(tmp_path, pulses):
     options = dict(conditions=4, trials=5, neurons=6, bins=30, log_rate_sd=1.0)
     simulate(path=str(tmp_path / "pulses.h5"), pulses=pulses, **options)
     with h5py.File(tmp_path / "pulses.h5") as file:
-        is_pulse, latents, condition = (file[f"train_{key}"][:] for key in ("pulses", "latents", "condition"))
+        is_pulse, latents, condition = (
+            file[f"train_{key}"][:] for key in ("pulses", "latents", "condition")
+        )
         rates = file["train_truth"][:]
     assert (is_pulse.sum(1) == pulses).all()
     assert not is_pulse[:, :6].any()
@@ -129,8 +151,18 @@ def test_pulses_change_a_trial_from_their_bin_on(tmp_path, pulses):
         assert (rates[i, before] != rates[j, before]).any()
 
 
-def test_the_output_says_whether_inputs_predict_held_out_counts_better(call, tmp_path, small_lorenz):
-    words = ["--data.path", small_lorenz, "--bandwidths", "6", *SMALL, "--model.refinement=0", "--trainer.max_epochs=2"]
+def test_the_output_says_whether_inputs_predict_held_out_counts_better(
+    call, tmp_path, small_lorenz
+):
+    words = [
+        "--data.path",
+        small_lorenz,
+        "--bandwidths",
+        "6",
+        *SMALL,
+        "--model.refinement=0",
+        "--trainer.max_epochs=2",
+    ]
     outputs = {
         name: call(tmp_path, "train.py", *words, "--name", name, *more).output
         for name, more in {
@@ -140,7 +172,9 @@ def test_the_output_says_whether_inputs_predict_held_out_counts_better(call, tmp
             "again": ["--model.input_size", "3"],
         }.items()
     }
-    scores = {name: read_results(tmp_path / "lightning_logs" / name)[0]["heldout_nll"] for name in outputs}
+    scores = {
+        name: read_results(tmp_path / "lightning_logs" / name)[0]["heldout_nll"] for name in outputs
+    }
     assert [name for name, output in outputs.items() if "inputs" in output] == ["driven", "again"]
     for name in ("driven", "again"):
         better = "better" if scores[name] < scores["free"] else "worse"

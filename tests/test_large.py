@@ -42,10 +42,19 @@ def test_training_on_a_file_larger_than_memory_takes_little(tmp_path):
         "--data.batch_size",
         "4",
     ]
-    words += ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--model.refinement", "0"]
+    words += [
+        "--trainer.max_epochs",
+        "1",
+        "--trainer.limit_train_batches",
+        "3",
+        "--model.refinement",
+        "0",
+    ]
     words += ["--trainer.accelerator", "cpu"]  # CUDA alone takes more
     command = [sys.executable, str(ROOT / words[0]), *words[1:]]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0, process.stderr.read()
     process.stderr.close()

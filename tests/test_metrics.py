@@ -52,7 +52,10 @@ def test_bits_per_spike_agrees_with_the_formula():
         metric.update(log_rates[part], spikes.where(entries, torch.nan)[part])
     gain, n_spikes = 0.0, 0.0
     for neuron in range(4):
-        k, rate = spikes[..., neuron][entries[..., neuron]], log_rates[..., neuron][entries[..., neuron]].exp()
+        k, rate = (
+            spikes[..., neuron][entries[..., neuron]],
+            log_rates[..., neuron][entries[..., neuron]].exp(),
+        )
         poisson = torch.distributions.Poisson
         gain += (poisson(rate).log_prob(k) - poisson(k.mean()).log_prob(k)).sum().item()
         n_spikes += k.sum().item()

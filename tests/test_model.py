@@ -56,7 +56,8 @@ def test_nothing_at_a_missing_entry_reaches_the_gradient(value):
 
 
 def test_weights_learn_nothing_from_missing_entries():
-    """The gradient of the weights is the one of the observed entries' own losses, whatever stands at the others."""
+    """The gradient of the weights is the one of the observed entries' own losses, whatever stands
+    at the others."""
     spikes = some_spikes()
     model = make_model().eval()
     sbtt_loss(model(spikes).log_rates, spikes).backward()
@@ -64,7 +65,9 @@ def test_weights_learn_nothing_from_missing_entries():
     model.zero_grad()
     log_rates = model(spikes).log_rates
     observed = [tuple(index) for index in (~spikes.isnan()).nonzero().tolist()]
-    (sum(log_rates[i].exp() - spikes[i] * log_rates[i] for i in observed) / len(observed)).backward()
+    (
+        sum(log_rates[i].exp() - spikes[i] * log_rates[i] for i in observed) / len(observed)
+    ).backward()
     plain_sbtt = [p.grad for p in model.parameters() if p.requires_grad]
     for ours, plain in zip(by_sbtt, plain_sbtt, strict=True):
         torch.testing.assert_close(ours, plain)
@@ -117,7 +120,10 @@ def test_trials_explain_others_in_single_precision_under_mixed_precision(width):
     spikes, model = some_spikes(), make_model().eval()
     generator = torch.Generator().manual_seed(0)
     line = torch.randn(40, 1, generator=generator) @ torch.randn(1, 6, generator=generator)
-    model.reference, model.prior_width = line + 0.02 * torch.randn(40, 6, generator=generator), width
+    model.reference, model.prior_width = (
+        line + 0.02 * torch.randn(40, 6, generator=generator),
+        width,
+    )
     with torch.autocast("cpu", torch.bfloat16):
         inference = model.infer(spikes)
     torch.testing.assert_close(inference.log_rates, model.infer(spikes).log_rates)
@@ -157,16 +163,26 @@ def test_hiding_parts_the_observed_entries_and_rescaling_keeps_the_size_of_a_tri
     rescaled = rescale(shown, spikes)
     for trial in range(4):
         seen = observed[trial] & ~hide[trial]
-        torch.testing.assert_close(rescaled[trial][seen], spikes[trial][seen] * observed[trial].sum() / seen.sum())
+        torch.testing.assert_close(
+            rescaled[trial][seen], spikes[trial][seen] * observed[trial].sum() / seen.sum()
+        )
 
 
 def train(
-    model: SequentialAutoencoder, spikes: torch.Tensor, heldout: torch.Tensor | None = None, **limits
+    model: SequentialAutoencoder,
+    spikes: torch.Tensor,
+    heldout: torch.Tensor | None = None,
+    **limits,
 ) -> list[torch.Tensor]:
-    """Train on one batch, once if there are no limits; return what the encoder was given at each step."""
+    """Train on one batch, once if there are no limits; return what the encoder was given at each
+    step."""
     seen = []
-    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
-    batch = Batch(spikes, torch.zeros(spikes.shape, dtype=torch.bool) if heldout is None else heldout, None)
+    model.encoder.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].detach().clone())
+    )
+    batch = Batch(
+        spikes, torch.zeros(spikes.shape, dtype=torch.bool) if heldout is None else heldout, None
+    )
     loader = torch.utils.data.DataLoader([0], collate_fn=lambda _: batch)
     options = {
         "logger": False,
@@ -179,8 +195,11 @@ def train(
 
 
 def test_coordinated_dropout_hides_what_it_learns_from():
-    """Counts that the encoder does not see can be changed without changing its input; they decide the loss."""
-    spikes = some_spikes(0.9, shape=(32, 7, 5)) + 1  # no zeros: in the encoder's input zero means not shown
+    """Counts that the encoder does not see can be changed without changing its input; they decide
+    the loss."""
+    spikes = (
+        some_spikes(0.9, shape=(32, 7, 5)) + 1
+    )  # no zeros: in the encoder's input zero means not shown
     (shown,) = train(make_model(coordinated_dropout=0.4, coordinated_dropout_start=0.0), spikes)
     observed = ~spikes.isnan()
     share_hidden = (shown == 0)[observed].float().mean()
@@ -204,9 +223,17 @@ def test_coordinated_dropout_begins_after_a_part_of_the_training_and_at_once_if_
 
     def hides(options: dict[str, float], **limits) -> list[bool]:
         model = make_model(coordinated_dropout=0.4, **options)
-        return [bool((shown == 0)[~spikes.isnan()].any()) for shown in train(model, spikes, **limits)]
+        return [
+            bool((shown == 0)[~spikes.isnan()].any()) for shown in train(model, spikes, **limits)
+        ]
 
-    assert hides({"coordinated_dropout_start": 0.4}, max_epochs=5) == [False, False, True, True, True]
+    assert hides({"coordinated_dropout_start": 0.4}, max_epochs=5) == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
     assert hides({}, max_epochs=4) == [False, False, True, True]
     assert hides({"input_size": 2}, max_epochs=2) == [True, True]
     assert hides({"input_size": 2, "coordinated_dropout_start": 0.5}, max_epochs=2) == [False, True]
@@ -228,7 +255,9 @@ def test_a_training_never_sees_held_out_counts():
 def test_the_reference_trials_decide_what_is_inferred():
     spikes = some_spikes(0.9)
     model = make_model().eval()
-    assert torch.equal(model.infer(spikes).log_rates, model(spikes).log_rates)  # nothing to compare with
+    assert torch.equal(
+        model.infer(spikes).log_rates, model(spikes).log_rates
+    )  # nothing to compare with
     model.reference = 3 * torch.randn(4, 6)
     log_rates, latents = model.decode(model.reference, 7)
     for j in range(4):  # trials that one trajectory explains by far the best
@@ -236,16 +265,24 @@ def test_the_reference_trials_decide_what_is_inferred():
         model.readout.bias.data += math.log(100)
         inference = model.infer(counts)
         model.readout.bias.data -= math.log(100)
-        torch.testing.assert_close(inference.log_rates[0], log_rates[j] + math.log(100), atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(
+            inference.log_rates[0], log_rates[j] + math.log(100), atol=1e-2, rtol=1e-2
+        )
         torch.testing.assert_close(inference.latents[0], latents[j], atol=1e-2, rtol=1e-2)
-        torch.testing.assert_close(inference.initial_condition[0], model.reference[j], atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(
+            inference.initial_condition[0], model.reference[j], atol=1e-2, rtol=1e-2
+        )
 
 
 def test_the_reference_travels_with_the_checkpoint_not_with_the_weights(tmp_path, small_lorenz):
     data = SpikeDataModule(small_lorenz, bandwidth=4, batch_size=32)
     model = SequentialAutoencoder(12, data.bin_width, hidden_size=8)
     trainer = pl.Trainer(
-        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        accelerator="cpu",
     )
     trainer.fit(model, data)
     model.reference, model.prior_width = torch.randn(5, 8), PRIOR_WIDTHS["similar"]

@@ -101,7 +101,10 @@ def test_the_readout_takes_the_steps_of_torchs_adamw():
     hidden, ours, torchs = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
     torchs.load_state_dict(ours.state_dict())
     one = MuonAdam([hidden], ours, lr=1e-2, weight_decay=0.2, readout_decay=0.7)
-    decays = [{"params": [torchs.weight], "weight_decay": 0.7}, {"params": [torchs.bias], "weight_decay": 0.0}]
+    decays = [
+        {"params": [torchs.weight], "weight_decay": 0.7},
+        {"params": [torchs.bias], "weight_decay": 0.0},
+    ]
     two = torch.optim.AdamW(decays, lr=1e-2)
     for _ in range(3):
         for mine, other in zip(ours.parameters(), torchs.parameters(), strict=True):
@@ -113,9 +116,15 @@ def test_the_readout_takes_the_steps_of_torchs_adamw():
 
 
 def test_each_kind_optimises_all_parameters():
-    for kind, expected in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("muon", MuonAdam)):
+    for kind, expected in (
+        ("adam", torch.optim.Adam),
+        ("adamw", torch.optim.AdamW),
+        ("muon", MuonAdam),
+    ):
         hidden, readout = nn.GRU(3, 4), nn.Linear(4, 3)
         optimizer = make_optimizer(kind, [hidden], readout, 0.1, 0.0)
         assert type(optimizer) is expected
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        assert {id(p) for p in held} == {id(p) for part in (hidden, readout) for p in part.parameters()}
+        assert {id(p) for p in held} == {
+            id(p) for part in (hidden, readout) for p in part.parameters()
+        }

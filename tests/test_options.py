@@ -21,16 +21,25 @@ from training.runs import make_run_dir
         (["--data.bandwidth", "9"], "bandwidth 9: expected 1 to 6"),
         (["--data.batch_size", "0"], "--data.batch_size 0"),
         (["--data.heldout_fraction", "1.5"], "--data.heldout_fraction 1.5"),
-        (["--data.development_fraction", "0.7"], "--data.development_fraction 0.7: expected 0 to 0.5"),
+        (
+            ["--data.development_fraction", "0.7"],
+            "--data.development_fraction 0.7: expected 0 to 0.5",
+        ),
         (
             ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "valid/r2"],
             "EarlyStopping: stops before",
         ),
-        (["--trainer.devices", "abc", "--cluster", "auto"], "--trainer.devices abc: expected a number"),
+        (
+            ["--trainer.devices", "abc", "--cluster", "auto"],
+            "--trainer.devices abc: expected a number",
+        ),
         (["--trainer.max_epochs", "0"], "--trainer.max_epochs 0"),
         (["--trainer.max_epochs", "-7"], "max_epochs"),
         (["--trainer.accelerator", "abacus"], "accelerator"),
-        (["--trainer.precision", "bf16-true"], "--trainer.precision bf16-true: expected one of 32-true, 64-true"),
+        (
+            ["--trainer.precision", "bf16-true"],
+            "--trainer.precision bf16-true: expected one of 32-true, 64-true",
+        ),
         (["--trainer.precision", "12"], "precision"),
         (["--model.dropout", "1.5"], "--model.dropout 1.5"),
         (["--model.hidden_size", "0"], "--model.hidden_size 0"),
@@ -101,15 +110,31 @@ def test_default_config_says_what_the_code_does(monkeypatch):
 
 
 def test_a_configuration_has_a_short_flag():
-    assert options.make_parser().parse_args(["-c", str(ROOT / "configs" / "published.yaml")]).model.optimizer == "adam"
+    assert (
+        options.make_parser()
+        .parse_args(["-c", str(ROOT / "configs" / "published.yaml")])
+        .model.optimizer
+        == "adam"
+    )
 
 
 def test_published_config_is_the_published_recipe():
-    config = options.make_parser().parse_args(["--config", str(ROOT / "configs" / "published.yaml")])
+    config = options.make_parser().parse_args(
+        ["--config", str(ROOT / "configs" / "published.yaml")]
+    )
     model, trainer = config.model, config.trainer
-    assert (model.optimizer, model.learning_rate, model.weight_decay, model.dropout) == ("adam", 1e-3, 1e-4, 0.1)
+    assert (model.optimizer, model.learning_rate, model.weight_decay, model.dropout) == (
+        "adam",
+        1e-3,
+        1e-4,
+        0.1,
+    )
     assert (model.schedule, model.coordinated_dropout, model.hidden_size) == ("constant", 0.0, 50)
-    assert (trainer.max_epochs, trainer.gradient_clip_val, config.data.batch_size) == (1000, None, 64)
+    assert (trainer.max_epochs, trainer.gradient_clip_val, config.data.batch_size) == (
+        1000,
+        None,
+        64,
+    )
     assert config.monitor == "valid/nll"
 
 
@@ -124,21 +149,30 @@ def test_configurations_of_the_pretrained_runs_are_read():
 
 @pytest.mark.parametrize(
     ("n_neurons", "expected"),
-    [(29, [29, 25, 20, 15, 10, 5, 3, 2]), (200, [200, 100, 50, 25]), (12, [12, 6, 3, 2]), (3, [3, 2, 1]), (1, [1])],
+    [
+        (29, [29, 25, 20, 15, 10, 5, 3, 2]),
+        (200, [200, 100, 50, 25]),
+        (12, [12, 6, 3, 2]),
+        (3, [3, 2, 1]),
+        (1, [1]),
+    ],
 )
 def test_default_bandwidths_are_fractions_of_the_neurons_there_are(n_neurons, expected):
     assert options.default_bandwidths(n_neurons) == expected
 
 
 @pytest.mark.parametrize(
-    ("n_bins", "training", "refinement"), [(20, 1, 1), (1950, 1, 1), (2925, 1.5, 1.5), (7800, 4, 2), (20000, 8, 2)]
+    ("n_bins", "training", "refinement"),
+    [(20, 1, 1), (1950, 1, 1), (2925, 1.5, 1.5), (7800, 4, 2), (20000, 8, 2)],
 )
 def test_more_data_are_trained_on_for_longer(tmp_path, n_bins, training, refinement):
     """1950 bins of 32 training trials are as many as in the demonstration."""
     write_recording(tmp_path / "data.h5", np.ones((40, n_bins, 1)), 0.02)
     config = options.make_parser().parse_args(["--data.path", str(tmp_path / "data.h5")])
     data = SpikeDataModule(**config.data)
-    assert options.choose_epochs(config.trainer, data) == training * options.N_STEPS / 2  # 32 trials are two batches
+    assert (
+        options.choose_epochs(config.trainer, data) == training * options.N_STEPS / 2
+    )  # 32 trials are two batches
     assert options.choose_refinement(config, data) == refinement * config.model.refinement
 
 

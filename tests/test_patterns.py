@@ -12,7 +12,12 @@ from simulate import simulate
 
 def masks(pattern: str, n_trials: int = 300, bandwidth: int = 5, seed: int = 3) -> np.ndarray:
     recorded = np.ones((20, 12), dtype=bool)
-    return np.stack([sample(pattern, recorded, bandwidth, seed, np.random.default_rng(i)) for i in range(n_trials)])
+    return np.stack(
+        [
+            sample(pattern, recorded, bandwidth, seed, np.random.default_rng(i))
+            for i in range(n_trials)
+        ]
+    )
 
 
 @pytest.mark.parametrize("pattern", ["random", "fixed", "staggered", "blocks"])
@@ -27,7 +32,9 @@ def test_all_patterns_observe_as_much(pattern):
 
 
 def test_each_pattern_has_its_order():
-    fixed, staggered, blocks, random = (masks(pattern) for pattern in ("fixed", "staggered", "blocks", "random"))
+    fixed, staggered, blocks, random = (
+        masks(pattern) for pattern in ("fixed", "staggered", "blocks", "random")
+    )
     assert (fixed == fixed[0, 0]).all()
     assert fixed[0, 0].sum() == 5
     assert not np.array_equal(fixed[0], masks("fixed", seed=4)[0])
@@ -48,7 +55,9 @@ def test_the_data_module_takes_the_pattern(small_lorenz):
 
 
 def test_missing_counts_can_be_filled():
-    spikes = np.array([[np.nan, 1.0, np.nan], [2.0, np.nan, np.nan], [np.nan, np.nan, np.nan], [4.0, 3.0, np.nan]])
+    spikes = np.array(
+        [[np.nan, 1.0, np.nan], [2.0, np.nan, np.nan], [np.nan, np.nan, np.nan], [4.0, 3.0, np.nan]]
+    )
     assert np.isnan(fill_missing(spikes, "none")).sum() == 8
     np.testing.assert_array_equal(fill_missing(spikes, "zero"), np.nan_to_num(spikes))
     expected = np.array([[2.0, 1.0, 0.0], [2.0, 5 / 3, 0.0], [3.0, 7 / 3, 0.0], [4.0, 3.0, 0.0]])
@@ -75,20 +84,27 @@ def test_filled_counts_do_not_tell_held_out_ones(data_arrays, write_file):
         data.setup()
         heldout = data.datasets["valid"][:].heldout.numpy()
         shown.append(data.datasets["valid"][:].shown)
-        data_arrays["valid_data"] = data_arrays["valid_data"] + np.where(heldout, 50, 0).astype(np.float32)
+        data_arrays["valid_data"] = data_arrays["valid_data"] + np.where(heldout, 50, 0).astype(
+            np.float32
+        )
     assert heldout.any()
     torch.testing.assert_close(*shown, equal_nan=True)
 
 
 def test_whole_conditions_can_be_held_out(tmp_path):
     simulate(path=str(tmp_path / "a.h5"), conditions=11, trials=5, neurons=6, bins=10)
-    data, usual = (SpikeDataModule(str(tmp_path / "a.h5"), split=split) for split in ("conditions", "trials"))
+    data, usual = (
+        SpikeDataModule(str(tmp_path / "a.h5"), split=split) for split in ("conditions", "trials")
+    )
     conditions = {split: set(trials.condition) for split, trials in data.trials.items()}
     assert len(conditions["valid"]) == 2
     assert not conditions["train"] & conditions["valid"]
     assert len(conditions["train"] | conditions["valid"]) == 11
     assert sum(len(trials.spikes) for trials in data.trials.values()) == 55
-    assert conditions["train"] != {split: set(trials.condition) for split, trials in usual.trials.items()}["train"]
+    assert (
+        conditions["train"]
+        != {split: set(trials.condition) for split, trials in usual.trials.items()}["train"]
+    )
 
 
 def test_conditions_that_cannot_be_held_out(write_file, data_arrays):

@@ -21,7 +21,9 @@ def some_trials() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     log_rates = torch.randn(5, 6, 4, generator=generator)
     spikes = torch.poisson(log_rates.exp(), generator)
-    return spikes.masked_fill(torch.rand(spikes.shape, generator=generator) < 0.5, torch.nan), log_rates
+    return spikes.masked_fill(
+        torch.rand(spikes.shape, generator=generator) < 0.5, torch.nan
+    ), log_rates
 
 
 def by_hand(spikes: torch.Tensor, log_rates: torch.Tensor) -> torch.Tensor:
@@ -39,13 +41,17 @@ def by_hand(spikes: torch.Tensor, log_rates: torch.Tensor) -> torch.Tensor:
 
 def test_log_likelihoods_agree_with_a_plain_loop():
     spikes, log_rates = some_trials()
-    torch.testing.assert_close(log_likelihoods(spikes, log_rates), by_hand(spikes, log_rates), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        log_likelihoods(spikes, log_rates), by_hand(spikes, log_rates), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_posterior_is_bayes_rule():
     spikes, log_rates = some_trials()
     likelihood = by_hand(spikes, log_rates).exp()
-    torch.testing.assert_close(posterior_weights(spikes, log_rates), likelihood / likelihood.sum(1, keepdim=True))
+    torch.testing.assert_close(
+        posterior_weights(spikes, log_rates), likelihood / likelihood.sum(1, keepdim=True)
+    )
 
 
 def test_log_likelihoods_of_whole_trials_keep_their_precision_under_autocast():
@@ -93,13 +99,18 @@ def test_leave_one_out_loss_ignores_missing_entries_and_own_trajectories():
     alone = torch.stack([spikes[1], torch.full_like(spikes[1], torch.nan)])
     log_rates.grad = None
     leave_one_out_loss(log_rates[:2], alone).backward()
-    assert (log_rates.grad[0] == 0).all()  # the one trial with counts does not learn from its own trajectory
+    assert (
+        log_rates.grad[0] == 0
+    ).all()  # the one trial with counts does not learn from its own trajectory
 
 
 def test_nothing_to_compare_with_is_no_loss():
     spikes, log_rates = some_trials()
     log_rates.requires_grad_()
-    for few, rates in ((spikes[:1], log_rates[:1]), (torch.full_like(spikes, torch.nan), log_rates)):
+    for few, rates in (
+        (spikes[:1], log_rates[:1]),
+        (torch.full_like(spikes, torch.nan), log_rates),
+    ):
         loss = leave_one_out_loss(rates, few)
         loss.backward()
         assert loss.item() == 0
@@ -126,7 +137,8 @@ def test_trajectories_of_each_trial_are_averaged_like_common_ones():
     own = mean_trajectories(weights, log_rates.expand(5, -1, -1, -1), latents.expand(5, -1, -1, -1))
     torch.testing.assert_close(own, common)
     torch.testing.assert_close(
-        common[0].exp()[1], sum(w * rates for w, rates in zip(weights[1], log_rates.exp(), strict=True))
+        common[0].exp()[1],
+        sum(w * rates for w, rates in zip(weights[1], log_rates.exp(), strict=True)),
     )
 
 
@@ -142,9 +154,13 @@ def test_the_kernel_density_is_a_mixture_of_gaussians():
 
 
 def test_whitened_centres_have_unit_covariance_also_if_they_are_few_or_equal():
-    centres = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 20.0])
+    centres = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor(
+        [1.0, 5.0, 20.0]
+    )
     mean, whitening = whiten(centres)
-    torch.testing.assert_close(torch.cov(((centres - mean) @ whitening).T), torch.eye(3), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        torch.cov(((centres - mean) @ whitening).T), torch.eye(3), atol=1e-3, rtol=1e-3
+    )
     for few in (centres[:1], centres[:2], centres[:1].expand(4, -1)):
         assert KernelDensity(few, 1.0).log_density(centres).isfinite().all()
 
@@ -154,18 +170,27 @@ def test_samples_of_the_kernel_density_lie_around_its_centres():
     centres = torch.randn(50, 3, generator=generator) @ torch.randn(3, 3, generator=generator) + 5
     samples = KernelDensity(centres, 0.3).sample(20_000)
     torch.testing.assert_close(samples.mean(0), centres.mean(0), atol=0.05, rtol=0)
-    torch.testing.assert_close(torch.cov(samples.T), (1 + 0.3**2) * torch.cov(centres.T), atol=0.1, rtol=0.05)
+    torch.testing.assert_close(
+        torch.cov(samples.T), (1 + 0.3**2) * torch.cov(centres.T), atol=0.1, rtol=0.05
+    )
     around = (samples[::50] - centres[0]) @ whiten(centres)[1]  # in turn, each centre has a sample
     torch.testing.assert_close(around.std(0), torch.full((3,), 0.3), atol=0.04, rtol=0)
 
 
 def test_samples_between_trajectories_explain_a_trial_better_where_none_is_the_true_one():
     model, generator = Linear(), torch.Generator().manual_seed(0)
-    reference, true = torch.randn(10, 2, generator=generator), torch.randn(40, 2, generator=generator)
+    reference, true = (
+        torch.randn(10, 2, generator=generator),
+        torch.randn(40, 2, generator=generator),
+    )
     rates = model.decode(true, 30)[0].exp().detach()
     spikes = torch.poisson(rates, generator)
     errors = [
-        float((explain_trials(model, spikes, reference, PRIOR_WIDTHS[prior])[0].exp() - rates).square().mean())
+        float(
+            (explain_trials(model, spikes, reference, PRIOR_WIDTHS[prior])[0].exp() - rates)
+            .square()
+            .mean()
+        )
         for prior in ("shared", "similar")
     ]
     assert errors[1] < 0.8 * errors[0]
@@ -183,7 +208,9 @@ def test_the_most_probable_initial_condition_balances_counts_and_prior():
 
     spikes = torch.poisson(decode(torch.tensor([[0.8], [-0.5]])).exp(), generator)
     spikes[:, 2] = torch.nan
-    found, weights = most_probable(decode, spikes, torch.tensor([[[0.3], [0.0]], [[-0.3], [0.0]]]), prior)
+    found, weights = most_probable(
+        decode, spikes, torch.tensor([[[0.3], [0.0]], [[-0.3], [0.0]]]), prior
+    )
     grid = torch.linspace(-2, 2, 4001).unsqueeze(1)
     posterior = log_likelihoods(spikes, decode(grid)) + prior.log_density(grid)
     torch.testing.assert_close(found[:, 0], grid[posterior.argmax(1)], atol=0.02, rtol=0)
@@ -195,7 +222,9 @@ class Linear(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weights = torch.nn.Parameter(torch.randn(2, 4, generator=torch.Generator().manual_seed(0)))
+        self.weights = torch.nn.Parameter(
+            torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+        )
 
     def encode(self, spikes: torch.Tensor) -> tuple[torch.Tensor, None]:
         return spikes.new_zeros(len(spikes), 2), None
@@ -209,11 +238,15 @@ class Linear(torch.nn.Module):
 def test_trials_are_explained_alike_one_by_one_and_in_inference_mode(width):
     model, generator = Linear(), torch.Generator().manual_seed(1)
     reference = torch.randn(20, 2, generator=generator)
-    spikes = torch.poisson(model.decode(torch.randn(5, 2, generator=generator), 30)[0].exp(), generator).detach()
+    spikes = torch.poisson(
+        model.decode(torch.randn(5, 2, generator=generator), 30)[0].exp(), generator
+    ).detach()
     spikes[torch.rand(spikes.shape, generator=generator) < 0.5] = torch.nan
     together = explain_trials(model, spikes, reference, width)
     with torch.inference_mode():
-        apart = [explain_trials(model, spikes[i : i + 1].clone(), reference, width) for i in range(5)]
+        apart = [
+            explain_trials(model, spikes[i : i + 1].clone(), reference, width) for i in range(5)
+        ]
     for name in ("log_rates", "latents", "initial_condition"):
         joined = torch.cat([getattr(one, name) for one in apart])
         torch.testing.assert_close(joined, getattr(together, name), rtol=1e-3, atol=1e-3)

@@ -75,22 +75,46 @@ def test_a_process_that_is_killed_leaves_no_worker_behind(tmp_path):
         process.communicate(timeout=PATIENCE)  # ends when no process writes to its pipes any more
 
 
-def test_a_training_takes_numbers_that_slow_a_cpu_down_for_zero(call, tmp_path, small_lorenz, no_figures):
+def test_a_training_takes_numbers_that_slow_a_cpu_down_for_zero(
+    call, tmp_path, small_lorenz, no_figures
+):
     """Nearly all gradients of a long trial's first bins are below 1e-38."""
     torch.set_flush_denormal(False)
     small = torch.tensor(1e-38)
     assert small / 100 > 0
-    words = ["--data.path", small_lorenz, "--bandwidths", "4", "--jobs", "1", *SMALL, "--trainer.max_epochs=1"]
+    words = [
+        "--data.path",
+        small_lorenz,
+        "--bandwidths",
+        "4",
+        "--jobs",
+        "1",
+        *SMALL,
+        "--trainer.max_epochs=1",
+    ]
     assert call(tmp_path, "train.py", *words).status == 0
     assert small / 100 == 0
 
 
-def test_a_training_that_fills_the_memory_of_a_gpu_ends_in_one_line(call, monkeypatch, tmp_path, small_lorenz):
+def test_a_training_that_fills_the_memory_of_a_gpu_ends_in_one_line(
+    call, monkeypatch, tmp_path, small_lorenz
+):
     def fill(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr("model.SequentialAutoencoder.training_step", fill)
-    done = call(tmp_path, "train.py", "--data.path", small_lorenz, "--bandwidths", "4", "2", "--jobs", "1", *SMALL)
+    done = call(
+        tmp_path,
+        "train.py",
+        "--data.path",
+        small_lorenz,
+        "--bandwidths",
+        "4",
+        "2",
+        "--jobs",
+        "1",
+        *SMALL,
+    )
     assert done.status == 1
     assert done.errors.count("the memory of the GPU is full") == 2, "both are tried"
     assert done.errors.count("\n") == 1

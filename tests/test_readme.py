@@ -1,4 +1,5 @@
-"""What the README says is so: its commands run, its table is what the committed checkpoints give."""
+"""What the README says is so: its commands run, its table is what the committed checkpoints
+give."""
 
 import csv
 import os
@@ -16,10 +17,14 @@ from PIL import Image
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 IN_TEXT = re.findall(r"(?<!`)`(python [^`]+)`(?!`)", README.replace("\n", " "))
 COMMANDS = commands_in(README) + IN_TEXT
-OWN_RECORDINGS = README.split("## Your own recordings")[1].split("\n## ")[0]  # has a test of its own
-# .ci/run makes the environment, calls pytest and runs the main job; tensorboard has a test of its own
+OWN_RECORDINGS = README.split("## Your own recordings")[1].split("\n## ")[
+    0
+]  # has a test of its own
+# .ci/run makes the environment, calls pytest and runs the main job; tensorboard has a test of its
+# own
 MAIN_JOB = ["python train.py", "python plot_results.py"]
-# twenty and thirty-five minutes; .ci/run runs the benchmark with --quick, test_experiments.py the ablation in small
+# twenty and thirty-five minutes; .ci/run runs the benchmark with --quick, test_experiments.py the
+# ablation in small
 OF_EXPERIMENTS = ("why", "overfitting")  # figures
 LONG = ("python -m experiments.benchmark", "python -m experiments.ablation")
 SCRIPTS = [
@@ -50,7 +55,9 @@ def test_own_recordings_go_in_and_rates_come_out(monkeypatch, call, copy_of_repo
 
 
 def test_there_is_nothing_else_to_run():
-    others = [command for command in COMMANDS if command not in (*SCRIPTS, *OWN_RECORDINGS.splitlines())]
+    others = [
+        command for command in COMMANDS if command not in (*SCRIPTS, *OWN_RECORDINGS.splitlines())
+    ]
     known = (
         "python3 -m venv .venv",
         ". .venv/bin/activate",
@@ -59,7 +66,11 @@ def test_there_is_nothing_else_to_run():
         "ruff check .",
         "python -m pytest",
     )
-    unknown = [command for command in others if command not in MAIN_JOB and not command.startswith((*known, *LONG))]
+    unknown = [
+        command
+        for command in others
+        if command not in MAIN_JOB and not command.startswith((*known, *LONG))
+    ]
     assert unknown == []
 
 
@@ -86,7 +97,9 @@ def test_the_pretrained_models_give_the_committed_numbers(copy_of_repo):
     assert committed.keys() == today.keys()
     for checkpoint, row in committed.items():
         for column in ("r2", "r2_unobserved", "r2_amortised", "r2_ideal"):
-            assert float(row[column]) == pytest.approx(float(today[checkpoint][column]), abs=1e-3, nan_ok=True)
+            assert float(row[column]) == pytest.approx(
+                float(today[checkpoint][column]), abs=1e-3, nan_ok=True
+            )
     made = {path.name for path in figures.iterdir()} | {
         f"{name}.{end}" for name in OF_EXPERIMENTS for end in ("png", "pdf")
     }
@@ -96,7 +109,9 @@ def test_the_pretrained_models_give_the_committed_numbers(copy_of_repo):
 def test_the_figures_of_the_experiments_are_those_of_the_committed_histories(call, tmp_path):
     done = call(tmp_path, "-m", "experiments.learning_curves", "--out", "figures")
     assert (done.status, done.errors) == (0, "")
-    assert {path.name for path in (tmp_path / "figures").glob("*.png")} == {f"{name}.png" for name in OF_EXPERIMENTS}
+    assert {path.name for path in (tmp_path / "figures").glob("*.png")} == {
+        f"{name}.png" for name in OF_EXPERIMENTS
+    }
 
 
 def test_the_readme_shows_the_committed_table():
@@ -113,14 +128,22 @@ def test_the_pretrained_models_are_at_least_as_good_as_published():
 
 
 def test_the_repository_stays_small():
-    pretrained = [path for path in (ROOT / "lightning_logs" / "pretrained").rglob("*") if path.is_file()]
+    pretrained = [
+        path for path in (ROOT / "lightning_logs" / "pretrained").rglob("*") if path.is_file()
+    ]
     assert sum(path.stat().st_size for path in pretrained if path.name != "last.ckpt") < 10e6
     assert os.path.getsize(ROOT / "lorenz_data.h5") < 3e6
 
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", *(f"docs/{name}.md" for name in ("tour", "recipe", "notebook", "recordings", "evidence", "scaling"))],
+    [
+        "README.md",
+        *(
+            f"docs/{name}.md"
+            for name in ("tour", "recipe", "notebook", "recordings", "evidence", "scaling")
+        ),
+    ],
 )
 def test_linked_files_exist(document):
     text = (ROOT / document).read_text(encoding="utf-8")
@@ -130,7 +153,9 @@ def test_linked_files_exist(document):
 
 def test_every_figure_is_told_to_those_who_cannot_see_it():
     figures = re.findall(r"!\[([^]]*)\]\(([^)]+)\)", README)
-    assert {Path(path).name for _, path in figures} >= {path.name for path in (ROOT / "figures").glob("*.png")}
+    assert {Path(path).name for _, path in figures} >= {
+        path.name for path in (ROOT / "figures").glob("*.png")
+    }
     assert all(len(alt) > 60 for alt, _ in figures)
 
 

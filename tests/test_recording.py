@@ -50,7 +50,12 @@ def test_conditions_are_split_equally_and_the_split_follows_from_the_seed(tmp_pa
 
 @pytest.mark.parametrize(
     ("dtype", "missing", "stored"),
-    [(int, False, "uint8"), (float, False, "uint8"), (float, True, "float16"), (np.uint16, False, "uint8")],
+    [
+        (int, False, "uint8"),
+        (float, False, "uint8"),
+        (float, True, "float16"),
+        (np.uint16, False, "uint8"),
+    ],
 )
 def test_counts_are_stored_in_little_space(tmp_path, counts, dtype, missing, stored):
     counts = counts.astype(dtype)
@@ -59,7 +64,9 @@ def test_counts_are_stored_in_little_space(tmp_path, counts, dtype, missing, sto
     write_recording(tmp_path / "a.h5", counts, 0.01)
     with h5py.File(tmp_path / "a.h5") as file:
         assert file["train_data"].dtype == stored
-    assert SpikeDataModule(tmp_path / "a.h5", bandwidth=2).trials["train"].spikes.dtype == np.float32
+    assert (
+        SpikeDataModule(tmp_path / "a.h5", bandwidth=2).trials["train"].spikes.dtype == np.float32
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,7 +75,10 @@ def test_counts_are_stored_in_little_space(tmp_path, counts, dtype, missing, sto
         ({"spikes": np.zeros((3, 4))}, r"spikes has shape \(3, 4\)"),
         ({"spikes": np.full((9, 2, 2), -1)}, "36 negative values"),
         ({"spikes": np.full((9, 2, 2), 0.5)}, "36 fractional values"),
-        ({"observed": np.ones((9, 2, 3), dtype=bool)}, r"observed has shape \(9, 2, 3\); expected \(9, 2, 2\)"),
+        (
+            {"observed": np.ones((9, 2, 3), dtype=bool)},
+            r"observed has shape \(9, 2, 3\); expected \(9, 2, 2\)",
+        ),
         ({"condition": np.zeros(4)}, r"condition has shape \(4,\); expected \(9,\)"),
         ({"rates": np.full((9, 2, 2), np.nan)}, "rates holds negative or non-finite values"),
         ({"bin_width": 0.0}, "bin_width is 0.0"),
@@ -86,7 +96,9 @@ def test_arrays_that_cannot_be_are_refused_and_nothing_is_written(tmp_path, opti
 
 def test_rows_of_a_stored_array_come_in_the_order_they_are_asked_for(data_file, data_arrays):
     stored = StoredArray(data_file, "train_data", (24, 8, 6))
-    np.testing.assert_array_equal(stored[np.array([7, 2, 2, 23])], data_arrays["train_data"][[7, 2, 2, 23]])
+    np.testing.assert_array_equal(
+        stored[np.array([7, 2, 2, 23])], data_arrays["train_data"][[7, 2, 2, 23]]
+    )
     np.testing.assert_array_equal(stored[4:6], data_arrays["train_data"][4:6])
 
 

@@ -20,14 +20,23 @@ from training.development import choose_rows, have_heldout
 from training.fits import Candidate, fit, weights_of
 from training.refinement import refine
 
-QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+QUIET = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+}
 
 
-def train(path: str, bandwidth: int, epochs: int, **options) -> tuple[SequentialAutoencoder, SpikeDataModule]:
+def train(
+    path: str, bandwidth: int, epochs: int, **options
+) -> tuple[SequentialAutoencoder, SpikeDataModule]:
     """Train without refinement; return model and data."""
     pl.seed_everything(0, verbose=False)
     data = SpikeDataModule(path, bandwidth=bandwidth, batch_size=32)
-    model = SequentialAutoencoder(data.n_neurons, data.bin_width, hidden_size=16, learning_rate=5e-2, **options)
+    model = SequentialAutoencoder(
+        data.n_neurons, data.bin_width, hidden_size=16, learning_rate=5e-2, **options
+    )
     limits = {"enable_checkpointing": False, "limit_val_batches": 0, "gradient_clip_val": 1.0}
     pl.Trainer(max_epochs=epochs, **QUIET, **limits).fit(model, data)
     return model.eval(), data
@@ -47,20 +56,34 @@ def test_trials_that_repeat_share_trajectories_and_are_inferred_better(small_lor
     assert f"shared_{rank(model.readout)}_factors_30_epochs" in tried
     numbers_of_factors = sorted({int(name.split("_")[1]) for name in tried})
     assert numbers_of_factors[1] - numbers_of_factors[0] == len(numbers_of_factors) - 1 == 1
-    for kind, lengths in {"shared": {"10_epochs", "30_epochs"}, "own": {"4_epochs", "15_epochs"}}.items():
+    for kind, lengths in {
+        "shared": {"10_epochs", "30_epochs"},
+        "own": {"4_epochs", "15_epochs"},
+    }.items():
         assert {name.split("_factors_")[1] for name in tried if name.startswith(kind)} == lengths
     assert rank(model.readout) < 12
     assert len(model.reference) == len(data.datasets["train"])
     assert after["valid/r2"] > before["valid/r2"] + 0.03
     assert after["valid/heldout_nll"] < before["valid/heldout_nll"]
 
-    # for conditions that are not in training, each trial has a trajectory of its own, and new trials choose the fit
-    tried_for_new = refine(for_new, data.datasets["train"], n_epochs=30, seed=0, new_conditions=data.datasets["valid"])
+    # for conditions that are not in training, each trial has a trajectory of its own, and new
+    # trials choose the fit
+    tried_for_new = refine(
+        for_new, data.datasets["train"], n_epochs=30, seed=0, new_conditions=data.datasets["valid"]
+    )
     assert for_new.prior == "own"
-    assert {name: loss for name, loss in tried_for_new.items() if not name.startswith("new_")} == tried
-    losses = {name.split("_epochs")[0]: loss for name, loss in tried_for_new.items() if name.startswith("new_")}
+    assert {
+        name: loss for name, loss in tried_for_new.items() if not name.startswith("new_")
+    } == tried
+    losses = {
+        name.split("_epochs")[0]: loss
+        for name, loss in tried_for_new.items()
+        if name.startswith("new_")
+    }
     assert {int(name.split("_")[-1]) for name in losses} == {10, 30}
-    assert score(for_new, data)["valid/heldout_nll"] == pytest.approx(min(losses.values()), abs=1e-5)
+    assert score(for_new, data)["valid/heldout_nll"] == pytest.approx(
+        min(losses.values()), abs=1e-5
+    )
     assert max(losses.values()) > min(losses.values()) + 1e-4
 
 
@@ -69,7 +92,9 @@ def test_conditions_are_new_if_none_is_in_training(data_arrays, write_file):
         data = SpikeDataModule(write_file(data_arrays | {"valid_condition": np.array(valid)}))
         assert has_new_conditions(data.trials) == are_new
     once = {"train_condition": np.arange(24), "valid_condition": np.arange(24, 36)}
-    assert not has_new_conditions(SpikeDataModule(write_file(data_arrays | once)).trials), "no condition repeats"
+    assert not has_new_conditions(SpikeDataModule(write_file(data_arrays | once)).trials), (
+        "no condition repeats"
+    )
     del data_arrays["valid_condition"]
     assert not has_new_conditions(SpikeDataModule(write_file(data_arrays)).trials)
 
@@ -100,7 +125,9 @@ def test_the_same_seed_refines_to_the_same_bits_and_another_does_not(small_loren
     for seed in (0, 0, 1):
         model, data = train(small_lorenz, bandwidth=4, epochs=5)
         refine(model, data.datasets["train"], n_epochs=3, seed=seed)
-        results.append(torch.cat([model.reference.flatten(), model.readout.weight.detach().flatten()]))
+        results.append(
+            torch.cat([model.reference.flatten(), model.readout.weight.detach().flatten()])
+        )
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
 
@@ -119,7 +146,9 @@ class Trials(Dataset):
 def some_trials() -> Trials:
     """16 trials of constant rates, with gaps; half of the trials have held-out counts."""
     generator = torch.Generator().manual_seed(0)
-    spikes = torch.poisson(torch.rand(16, 1, 5, generator=generator).expand(-1, 12, -1) * 2, generator)
+    spikes = torch.poisson(
+        torch.rand(16, 1, 5, generator=generator).expand(-1, 12, -1) * 2, generator
+    )
     spikes[torch.rand(spikes.shape, generator=generator) < 0.3] = torch.nan
     heldout = (torch.rand(spikes.shape, generator=generator) < 0.3) & ~spikes.isnan()
     heldout[1::2] = False
@@ -133,9 +162,13 @@ def test_a_fit_lowers_the_loss_of_what_it_sees_and_sees_no_held_out_count(prior)
     model = SequentialAutoencoder(5, 0.02, hidden_size=6)
     start = Candidate(prior, weights_of(model), 5, 0.3 * torch.randn(16, 6))
     for change in (0.0, 9.0):
-        spikes = torch.where(trials.batch.heldout, trials.batch.spikes + change, trials.batch.spikes)
+        spikes = torch.where(
+            trials.batch.heldout, trials.batch.spikes + change, trials.batch.spikes
+        )
         changed = Trials(spikes, trials.batch.heldout)
-        fitted.append(fit(model, start, prior, changed, torch.arange(16), n_epochs=40, decay=0.0, seed=0))
+        fitted.append(
+            fit(model, start, prior, changed, torch.arange(16), n_epochs=40, decay=0.0, seed=0)
+        )
     assert torch.equal(fitted[0].reference, fitted[1].reference)
     assert torch.equal(fitted[0].weights["readout.weight"], fitted[1].weights["readout.weight"])
     seen = mask_missing(trials.batch.spikes, ~trials.batch.heldout)

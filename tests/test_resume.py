@@ -1,4 +1,5 @@
-"""Nothing is lost: a training that was killed goes on as if it had not been, and one that explodes leaves the others be."""
+"""Nothing is lost: a training that was killed goes on as if it had not been, and one that explodes
+leaves the others be."""
 
 import contextlib
 import csv
@@ -22,7 +23,16 @@ from training.callbacks import AtomicCheckpointIO, save_best_and_last
 from training.runs import lock_folder
 
 EPOCHS = 8
-WORDS = [str(ROOT / "train.py"), "--bandwidths", "4", "2", "--jobs", "2", *LOGGED, f"--trainer.max_epochs={EPOCHS}"]
+WORDS = [
+    str(ROOT / "train.py"),
+    "--bandwidths",
+    "4",
+    "2",
+    "--jobs",
+    "2",
+    *LOGGED,
+    f"--trainer.max_epochs={EPOCHS}",
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +40,28 @@ def whole_run(tmp_path_factory, small_lorenz) -> Path:
     folder = tmp_path_factory.mktemp("resume")
     with pytest.MonkeyPatch.context() as patch:
         draw_no_figures(patch)
-        assert run_here(folder, *WORDS, "--data.path", small_lorenz, "--name", "whole", "--jobs", "1") == 0
+        assert (
+            run_here(folder, *WORDS, "--data.path", small_lorenz, "--name", "whole", "--jobs", "1")
+            == 0
+        )
     return folder / "lightning_logs" / "whole"
 
 
 def check_same(whole_run: Path, run: Path) -> None:
-    """Expect the same bits, histories and results of a run that was killed as of one that was not."""
+    """Expect the same bits, histories and results of a run that was killed as of one that was
+    not."""
     for folder in ("bandwidth_04", "bandwidth_02"):
         for name in ("last.ckpt", "best.ckpt"):
-            whole, killed = (torch.load(path / folder / name, weights_only=True) for path in (whole_run, run))
+            whole, killed = (
+                torch.load(path / folder / name, weights_only=True) for path in (whole_run, run)
+            )
             assert whole["epoch"] == killed["epoch"]
             for key, tensor in whole["state_dict"].items():
                 assert torch.equal(tensor, killed["state_dict"][key]), (name, key)
-        histories = [EventAccumulator(str(path / folder)).Reload().Scalars("valid/r2") for path in (whole_run, run)]
+        histories = [
+            EventAccumulator(str(path / folder)).Reload().Scalars("valid/r2")
+            for path in (whole_run, run)
+        ]
         whole, killed = ({event.step: event.value for event in history} for history in histories)
         assert len(histories[1]) == len(killed), "an epoch was drawn twice"
         assert {step: value for step, value in whole.items() if step in killed} == killed
@@ -55,7 +74,9 @@ def check_same(whole_run: Path, run: Path) -> None:
 
 def test_a_sweep_killed_at_a_random_moment_ends_with_the_same_bits(call, whole_run, small_lorenz):
     run = whole_run.parent / "killed"
-    with started(run.parents[1], *WORDS, "--data.path", small_lorenz, "--name", "killed") as process:
+    with started(
+        run.parents[1], *WORDS, "--data.path", small_lorenz, "--name", "killed"
+    ) as process:
         deadline = time.monotonic() + PATIENCE
         while not list(run.glob("*/last.ckpt")) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -63,7 +84,10 @@ def test_a_sweep_killed_at_a_random_moment_ends_with_the_same_bits(call, whole_r
         process.kill()  # the workers must notice by themselves
         process.communicate(timeout=PATIENCE)  # ends when no process writes to its pipes any more
         assert not (run / "results.csv").exists()
-        with lock_folder(run / "bandwidth_04", patience=0), lock_folder(run / "bandwidth_02", patience=0):
+        with (
+            lock_folder(run / "bandwidth_04", patience=0),
+            lock_folder(run / "bandwidth_02", patience=0),
+        ):
             pass
     done = call(run.parents[1], "train.py", "--resume", str(run))
     assert done.status == 0, done.errors
@@ -91,8 +115,14 @@ def test_the_best_score_is_remembered_where_the_folder_was_moved(tmp_path, whole
 def test_what_cannot_be_resumed_is_said_in_one_line(call, whole_run):
     for words, message in (
         (["--resume", "none"], "--resume none: holds no config.yaml"),
-        (["--resume", str(whole_run), "--bandwidths", "2"], "the options are those in .*config.yaml"),
-        (["--resume", str(whole_run), "--seed_everything", "5"], "the options are those in .*config.yaml"),
+        (
+            ["--resume", str(whole_run), "--bandwidths", "2"],
+            "the options are those in .*config.yaml",
+        ),
+        (
+            ["--resume", str(whole_run), "--seed_everything", "5"],
+            "the options are those in .*config.yaml",
+        ),
     ):
         done = call(whole_run.parents[1], "train.py", *words)
         assert done.status == 2
@@ -119,8 +149,20 @@ def test_a_bandwidth_that_explodes_lets_the_others_go_on_and_is_never_taken_for_
     call, tmp_path, data_arrays, write_file
 ):
     good = data_arrays["train_data"][3, 5, 4]
-    data_arrays["train_data"][3, 5, 4] = 3e38  # the masks of seed 0 do not show it at a bandwidth of 1
-    words = ["--data.path", write_file(data_arrays), "--bandwidths", "6", "1", "--name", "burst", "--jobs", "1"]
+    data_arrays["train_data"][3, 5, 4] = (
+        3e38  # the masks of seed 0 do not show it at a bandwidth of 1
+    )
+    words = [
+        "--data.path",
+        write_file(data_arrays),
+        "--bandwidths",
+        "6",
+        "1",
+        "--name",
+        "burst",
+        "--jobs",
+        "1",
+    ]
     done = call(tmp_path, "train.py", *words, *SMALL, "--trainer.max_epochs=12")
     assert done.status == 1
     assert done.errors.startswith("train.py: bandwidth 6 stopped: the loss of epoch ")
@@ -149,9 +191,19 @@ def test_a_bandwidth_that_explodes_lets_the_others_go_on_and_is_never_taken_for_
 
 
 def test_a_bandwidth_that_explodes_leaves_the_last_good_checkpoint(call, tmp_path, data_file):
-    steep = ["--model.learning_rate=1e18", "--model.schedule=constant", "--trainer.gradient_clip_val=null"]
+    steep = [
+        "--model.learning_rate=1e18",
+        "--model.schedule=constant",
+        "--trainer.gradient_clip_val=null",
+    ]
     words = ["--data.path", data_file, "--bandwidths", "6", *SMALL, *steep, "--name", "steep"]
-    done = call(tmp_path, "train.py", *words, "--trainer.check_val_every_n_epoch=1", "--trainer.max_epochs=50")
+    done = call(
+        tmp_path,
+        "train.py",
+        *words,
+        "--trainer.check_val_every_n_epoch=1",
+        "--trainer.max_epochs=50",
+    )
     assert done.status == 1
     assert "bandwidth 6 stopped: the loss of epoch" in done.errors
     assert "--model.learning_rate" in done.errors
@@ -182,7 +234,18 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
 
 
 def test_a_full_disk_is_said_in_one_line(call, no_figures, tmp_path, data_file):
-    words = ["--data.path", data_file, "--bandwidths", "4", "2", "--jobs", "1", *LOGGED, "--name", "full"]
+    words = [
+        "--data.path",
+        data_file,
+        "--bandwidths",
+        "4",
+        "2",
+        "--jobs",
+        "1",
+        *LOGGED,
+        "--name",
+        "full",
+    ]
     with small_disk(12_000):
         done = call(tmp_path, "train.py", *words)
     assert done.status == 1
@@ -219,7 +282,11 @@ def test_a_cluster_trains_the_same_bits_also_if_a_worker_is_killed(whole_run, sm
         words = [*WORDS, "--data.path", small_lorenz, "--name", run.name, "--cluster", address]
         with started(run.parents[1], *words) as process:
             deadline = time.monotonic() + PATIENCE
-            while not list(run.glob("*/last.ckpt")) and process.poll() is None and time.monotonic() < deadline:
+            while (
+                not list(run.glob("*/last.ckpt"))
+                and process.poll() is None
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.01)
             killed = workers_of(run)[0]
             os.kill(killed, signal.SIGKILL)

@@ -12,14 +12,26 @@ from training.search import open_study
 from training.space import SPACE as SPACE_FILE
 from training.space import read_space, suggest
 
-SPACE = {"model.hidden_size": [4, 8], "model.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}}
+SPACE = {
+    "model.hidden_size": [4, 8],
+    "model.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True},
+}
 
 
 @pytest.fixture
 def words(tmp_path, small_lorenz) -> list[str]:
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
     small = [*SMALL[2:], "--model.refinement=0", "--jobs=1", "--space", "space.yaml"]
-    return ["search.py", "--data.path", small_lorenz, "--bandwidths", "3", "--name", "found", *small]
+    return [
+        "search.py",
+        "--data.path",
+        small_lorenz,
+        "--bandwidths",
+        "3",
+        "--name",
+        "found",
+        *small,
+    ]
 
 
 def test_a_search_finds_settings_and_goes_on_where_it_was_stopped(call, tmp_path, words):
@@ -30,7 +42,9 @@ def test_a_search_finds_settings_and_goes_on_where_it_was_stopped(call, tmp_path
     assert done.output.count("the recipe as it is") == 2
 
     # as if it had been stopped in the third of four
-    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("trials: 2", "trials: 4"))
+    (run / "config.yaml").write_text(
+        (run / "config.yaml").read_text().replace("trials: 2", "trials: 4")
+    )
     study = open_study(run, 0)
     stopped = study.ask({"model.hidden_size": optuna.distributions.CategoricalDistribution((4, 8))})
     done = call(tmp_path, "search.py", "--resume", str(run), "--jobs", "1")
@@ -43,17 +57,23 @@ def test_a_search_finds_settings_and_goes_on_where_it_was_stopped(call, tmp_path
     assert [row["outcome"] for row in rows].count("default") == 1
     tried = [trial for trial in study.get_trials() if "seconds" in trial.user_attrs]
     assert tried[2].params["model.hidden_size"] == stopped.params["model.hidden_size"]
-    scores = [float(row["heldout_nll"]) for row in rows if row["outcome"] in ("complete", "default")]
+    scores = [
+        float(row["heldout_nll"]) for row in rows if row["outcome"] in ("complete", "default")
+    ]
     assert scores == sorted(scores)
     assert f"held-out NLL {scores[0]:.4f}" in done.output
 
     best = yaml.safe_load((run / "best.yaml").read_text())
     if rows[0]["outcome"] != "default":
         assert str(best["model"]["hidden_size"]) == rows[0]["model.hidden_size"]
-    done = call(tmp_path, "train.py", "--config", str(run / "best.yaml"), "--jobs", "1", "--name", "again")
+    done = call(
+        tmp_path, "train.py", "--config", str(run / "best.yaml"), "--jobs", "1", "--name", "again"
+    )
     assert (done.status, done.errors) == (0, "")
     (again,) = read_table(tmp_path / "lightning_logs" / "again" / "results.csv")
-    assert float(again["heldout_nll"]) == pytest.approx(scores[0], abs=1e-6), "the same training gives the same score"
+    assert float(again["heldout_nll"]) == pytest.approx(scores[0], abs=1e-6), (
+        "the same training gives the same score"
+    )
 
 
 def test_a_training_that_is_worse_than_others_is_stopped(tmp_path):
@@ -76,7 +96,9 @@ def test_a_training_that_is_worse_than_others_is_stopped(tmp_path):
             report(Report("", epoch, 10, "", True, nll, epoch == len(config)))
         return {"heldout_nll": config[-1]}
 
-    assert train_one(train_level, [0.9, 0.8, 1.2], tmp_path, None, trial) == 1.2, "the last is not compared"
+    assert train_one(train_level, [0.9, 0.8, 1.2], tmp_path, None, trial) == 1.2, (
+        "the last is not compared"
+    )
     assert trial.reported == (0.8, 2)
     with pytest.raises(Worse):
         train_one(train_level, [0.9, 1.1, 0.7], tmp_path, None, trial)
@@ -115,7 +137,9 @@ def test_other_mistakes_are_said_in_one_line(call, tmp_path, words, monkeypatch)
         (["--space", "missing.yaml"], "No such file"),
     ):
         done = call(tmp_path, *words, *wrong)
-        assert (done.status, expected in done.errors, done.errors.count("\n")) == (2, True, 1), done.errors
+        assert (done.status, expected in done.errors, done.errors.count("\n")) == (2, True, 1), (
+            done.errors
+        )
     monkeypatch.setattr(command, "search", None)
     done = call(tmp_path, *words)
     assert "pip install -r requirements-search.txt" in done.errors
@@ -123,7 +147,9 @@ def test_other_mistakes_are_said_in_one_line(call, tmp_path, words, monkeypatch)
 
 
 def test_values_are_read_as_the_parser_reads_them(tmp_path):
-    (tmp_path / "space.yaml").write_text("model.dropout: {low: 1e-3, high: 1e-1}\nmodel.hidden_size: {low: 8, high: 9}")
+    (tmp_path / "space.yaml").write_text(
+        "model.dropout: {low: 1e-3, high: 1e-1}\nmodel.hidden_size: {low: 8, high: 9}"
+    )
     space = read_space(tmp_path / "space.yaml", make_parser(), lambda settings: None)
     assert space["model.dropout"] == {"low": 0.001, "high": 0.1}
     trial = optuna.create_study().ask()

@@ -35,14 +35,31 @@ def test_each_seed_is_a_training_of_its_own(call, capfd, tmp_path, small_lorenz)
     assert "bandwidth  2 seed 4  epoch    4/4" in done.output
     run = tmp_path / "lightning_logs" / "both"
     rows = rows_of(run / "results.csv")
-    assert [(row["bandwidth"], row["seed"]) for row in rows] == [("4", "3"), ("4", "4"), ("2", "3"), ("2", "4")]
+    assert [(row["bandwidth"], row["seed"]) for row in rows] == [
+        ("4", "3"),
+        ("4", "4"),
+        ("2", "3"),
+        ("2", "4"),
+    ]
     assert len({row["r2"] for row in rows}) == 4
     assert len(find_checkpoints([str(run)])) == 4
     assert len(find_checkpoints([str(run / "bandwidth_02")])) == 2
 
-    call(tmp_path, "train.py", *words, "--bandwidths", "2", "--seed_everything", "4", "--name", "alone")
+    call(
+        tmp_path,
+        "train.py",
+        *words,
+        "--bandwidths",
+        "2",
+        "--seed_everything",
+        "4",
+        "--name",
+        "alone",
+    )
     alone, together = (
-        torch.load(tmp_path / "lightning_logs" / folder / "best.ckpt", weights_only=True)["state_dict"]
+        torch.load(tmp_path / "lightning_logs" / folder / "best.ckpt", weights_only=True)[
+            "state_dict"
+        ]
         for folder in ("alone/bandwidth_02", "both/bandwidth_02/seed_4")
     )
     assert all(torch.equal(alone[name], together[name]) for name in alone)
@@ -52,7 +69,9 @@ def test_each_seed_is_a_training_of_its_own(call, capfd, tmp_path, small_lorenz)
     assert done.output.count("±") == 4  # R² and bits per spike at two bandwidths
 
     # one training is lost: it alone is trained again
-    (run / "results.csv").write_text("".join((run / "results.csv").read_text().splitlines(keepends=True)[:-1]))
+    (run / "results.csv").write_text(
+        "".join((run / "results.csv").read_text().splitlines(keepends=True)[:-1])
+    )
     assert len(find_checkpoints([str(run)])) == 3
     assert "seed_4: left out, because its training failed" in capfd.readouterr().out
     done = call(tmp_path, "train.py", "--resume", str(run))

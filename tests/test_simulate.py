@@ -62,7 +62,9 @@ def test_integration_has_converged():
             state = rk4_step(state, LORENZ_PER_BIN / steps_per_bin)
         return state
 
-    np.testing.assert_allclose(end_of_trial(STEPS_PER_BIN), end_of_trial(2 * STEPS_PER_BIN), atol=1e-4)
+    np.testing.assert_allclose(
+        end_of_trial(STEPS_PER_BIN), end_of_trial(2 * STEPS_PER_BIN), atol=1e-4
+    )
 
 
 def test_other_sizes_and_seeds(tmp_path):

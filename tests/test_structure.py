@@ -1,4 +1,5 @@
-"""The house rules that the design rests on: arrows point down, wings import no command, modules need torch alone."""
+"""The house rules that the design rests on: arrows point down, wings import no command, modules
+need torch alone."""
 
 import ast
 import sys
@@ -21,7 +22,8 @@ FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floo
 FILES = [
     path
     for path in ROOT.rglob("*.py")
-    if path.relative_to(ROOT).parts[0] in FLOOR_OF or (path.parent == ROOT and path.stem in FLOOR_OF)
+    if path.relative_to(ROOT).parts[0] in FLOOR_OF
+    or (path.parent == ROOT and path.stem in FLOOR_OF)
 ]
 
 
@@ -49,11 +51,23 @@ def test_arrows_point_down(path):
 
 def test_parts_of_the_model_need_torch_and_torchmetrics_alone():
     for path in (ROOT / "modules").glob("*.py"):
-        assert imports(path) <= {"torch", "torchmetrics", "modules"} | sys.stdlib_module_names, path.name
+        assert imports(path) <= {"torch", "torchmetrics", "modules"} | sys.stdlib_module_names, (
+            path.name
+        )
 
 
 def test_the_root_holds_commands_data_model_and_command_line():
-    allowed = {"train", "model", "data", "plot_results", "infer", "convert", "simulate", "describe", "search"}
+    allowed = {
+        "train",
+        "model",
+        "data",
+        "plot_results",
+        "infer",
+        "convert",
+        "simulate",
+        "describe",
+        "search",
+    }
     assert {path.stem for path in ROOT.glob("*.py")} <= allowed | {"command_line"}
 
 

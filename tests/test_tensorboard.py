@@ -30,17 +30,40 @@ def test_a_training_has_a_text_charts_and_figures(folders):
     for folder in folders:
         events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
         text = events.Tensors("run/text_summary")[0].tensor_proto.string_val[0].decode()
-        assert f"python train.py --config lightning_logs/{folder.parent.name}/{folder.name}/config.yaml" in text
-        layout = Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
-        tags = {tag.strip("^$") for part in layout.category for chart in part.chart for tag in chart.multiline.tag}
-        assert {"valid/r2", "valid/bps"} <= tags <= set(events.Tags()["scalars"]) | {"valid/r2_unobserved"}
+        assert (
+            f"python train.py --config lightning_logs/{folder.parent.name}/{folder.name}/config.yaml"
+            in text
+        )
+        layout = Layout.FromString(
+            events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+        )
+        tags = {
+            tag.strip("^$")
+            for part in layout.category
+            for chart in part.chart
+            for tag in chart.multiline.tag
+        }
+        assert (
+            {"valid/r2", "valid/bps"}
+            <= tags
+            <= set(events.Tags()["scalars"]) | {"valid/r2_unobserved"}
+        )
         assert set(events.Tags()["images"]) == FIGURES
         for figure in FIGURES:
             images = events.Images(figure)
             n_epochs = events.Scalars("train/learning_rate")[-1].step
             assert 2 <= len(images) <= 3
             assert images[-1].step == n_epochs
-            assert len(set(Image.open(io.BytesIO(images[-1].encoded_image_string)).convert("L").tobytes())) > 50
+            assert (
+                len(
+                    set(
+                        Image.open(io.BytesIO(images[-1].encoded_image_string))
+                        .convert("L")
+                        .tobytes()
+                    )
+                )
+                > 50
+            )
         assert sum(path.stat().st_size for path in folder.glob("events*")) < 1e6
 
 
@@ -54,15 +77,24 @@ def test_the_scores_of_the_best_checkpoint_and_the_settings_are_in_hparams(folde
             assert name in content
         result = results[int(folder.name.split("_")[1])]
         for name in ("r2", "bps"):
-            assert accumulator.Scalars(f"best/{name}")[0].value == pytest.approx(float(result[name]), abs=1e-6)
+            assert accumulator.Scalars(f"best/{name}")[0].value == pytest.approx(
+                float(result[name]), abs=1e-6
+            )
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    words = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    for word in [*words.split(), "disable-component-update", "disable-sync", "window-size=1500,1000"]:
+    words = (
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    )
+    for word in [
+        *words.split(),
+        "disable-component-update",
+        "disable-sync",
+        "window-size=1500,1000",
+    ]:
         options.add_argument(f"--{word}")
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
     driver = webdriver.Chrome(options, Service(DRIVER))
@@ -95,7 +127,10 @@ PAGE_TEXT = """
 @pytest.mark.parametrize(
     ("page", "shown"),
     [
-        ("scalars&tagFilter=valid/r2|valid/bps&_smoothingWeight=0", ["valid/r2", "valid/r2_amortised", "valid/bps"]),
+        (
+            "scalars&tagFilter=valid/r2|valid/bps&_smoothingWeight=0",
+            ["valid/r2", "valid/r2_amortised", "valid/bps"],
+        ),
         ("custom_scalars&_smoothingWeight=0", ["R² of inferred to true rates", "bits per spike"]),
         ("images", ["inference", "latents", "step"]),
         ("text", ["Selective backpropagation through time", "--config"]),
@@ -108,7 +143,9 @@ def test_a_browser_shows(browser, address, request, page, shown):
         results = list(csv.DictReader(file))
     shown += [f"pretrained/bandwidth_{int(result['bandwidth']):02}" for result in results]
     if name == "hparams":
-        shown += [f"{float(result[score]):.5f}"[:-1] for result in results for score in ("r2", "bps")]
+        shown += [
+            f"{float(result[score]):.5f}"[:-1] for result in results for score in ("r2", "bps")
+        ]
     browser.get(f"{address}/#{page}")
     browser.refresh()  # for a page of the same application, which a new address alone does not load
     deadline, text = time.monotonic() + PATIENCE, ""

@@ -1,4 +1,5 @@
-"""Files of lfads-torch and of the Neural Latents Benchmark, and the score of neurons that the encoder never sees."""
+"""Files of lfads-torch and of the Neural Latents Benchmark, and the score of neurons that the
+encoder never sees."""
 
 import h5py
 import numpy as np
@@ -32,28 +33,36 @@ def write(tmp_path):
 
 
 def nlb_tensors(counts: dict[str, np.ndarray], with_target: bool = True) -> dict[str, np.ndarray]:
-    """The arrays of make_train_input_tensors, make_eval_input_tensors and make_eval_target_tensors."""
+    """The arrays of make_train_input_tensors, make_eval_input_tensors and
+    make_eval_target_tensors."""
     arrays = {
         f"{name}_spikes_heldin": counts[split][..., :N_HELDIN]
         for split, name in (("train", "train"), ("valid", "eval"))
     }
     arrays["train_spikes_heldout"] = counts["train"][..., N_HELDIN:]
     arrays["train_spikes_heldin_forward"] = counts["train"][:, :5, :N_HELDIN]
-    return arrays | ({"eval_spikes_heldout": counts["valid"][..., N_HELDIN:]} if with_target else {})
+    return arrays | (
+        {"eval_spikes_heldout": counts["valid"][..., N_HELDIN:]} if with_target else {}
+    )
 
 
 def bits_per_spike(rates: np.ndarray, spikes: np.ndarray) -> float:
-    """The benchmark's formula: log-likelihood of expected counts minus that of mean counts, in bits per spike."""
+    """The benchmark's formula: log-likelihood of expected counts minus that of mean counts, in bits
+    per spike."""
     mean = np.broadcast_to(spikes.mean((0, 1)), spikes.shape)
     gain = (spikes * np.log(rates) - rates).sum() - (spikes * np.log(mean) - mean).sum()
     return gain / spikes.sum() / np.log(2)
 
 
 def test_co_smoothing_is_the_benchmarks(call, tmp_path, counts, write):
-    done = call(tmp_path, "convert.py", write(**nlb_tensors(counts)), "--out", "a.h5", "--bin_width", "0.02")
+    done = call(
+        tmp_path, "convert.py", write(**nlb_tensors(counts)), "--out", "a.h5", "--bin_width", "0.02"
+    )
     assert (done.status, done.errors) == (0, "")
     assert "12 neurons, the last 3 of them never seen by the encoder" in done.output
-    done = call(tmp_path, "train.py", "--data.path", "a.h5", "--bandwidths", "12", "--name", "nlb", *SMALL)
+    done = call(
+        tmp_path, "train.py", "--data.path", "a.h5", "--bandwidths", "12", "--name", "nlb", *SMALL
+    )
     assert (done.status, done.errors) == (0, "")
     checkpoint = tmp_path / "lightning_logs" / "nlb" / "bandwidth_12" / "best.ckpt"
     model, data = load_model_and_data(checkpoint, str(tmp_path / "a.h5"))
@@ -67,7 +76,9 @@ def test_co_smoothing_is_the_benchmarks(call, tmp_path, counts, write):
 
 
 def test_the_encoder_never_sees_held_out_neurons(call, tmp_path, counts, write):
-    call(tmp_path, "convert.py", write(**nlb_tensors(counts)), "--out", "a.h5", "--bin_width", "0.02")
+    call(
+        tmp_path, "convert.py", write(**nlb_tensors(counts)), "--out", "a.h5", "--bin_width", "0.02"
+    )
     call(tmp_path, "train.py", "--data.path", "a.h5", "--bandwidths", "12", "--name", "nlb", *SMALL)
     model, _ = load_checkpoint(tmp_path / "lightning_logs" / "nlb" / "bandwidth_12" / "best.ckpt")
     spikes = torch.from_numpy(counts["valid"]).float()
@@ -81,7 +92,17 @@ def test_the_encoder_never_sees_held_out_neurons(call, tmp_path, counts, write):
 
 def test_without_the_target_some_training_trials_validate(call, tmp_path, counts, write):
     path = write(**nlb_tensors(counts, with_target=False))
-    done = call(tmp_path, "convert.py", path, "--out", "a.h5", "--valid_fraction", "0.25", "--bin_width", "0.005")
+    done = call(
+        tmp_path,
+        "convert.py",
+        path,
+        "--out",
+        "a.h5",
+        "--valid_fraction",
+        "0.25",
+        "--bin_width",
+        "0.005",
+    )
     assert (done.status, done.errors) == (0, "")
     assert "evaluation trials were left out" in done.output
     recording = read_file(tmp_path / "a.h5")
@@ -93,10 +114,16 @@ def test_without_the_target_some_training_trials_validate(call, tmp_path, counts
 
 
 def test_files_of_lfads_torch(call, tmp_path, counts, write):
-    truth = {f"{split}_truth": np.full((*spikes.shape[:2], 12), 0.4) for split, spikes in counts.items()}
-    arrays = {f"{split}_recon_data": spikes for split, spikes in counts.items()} | {"conversion_factor": 2.0}
+    truth = {
+        f"{split}_truth": np.full((*spikes.shape[:2], 12), 0.4) for split, spikes in counts.items()
+    }
+    arrays = {f"{split}_recon_data": spikes for split, spikes in counts.items()} | {
+        "conversion_factor": 2.0
+    }
     arrays |= {f"{split}_encod_data": spikes[:, :15, :N_HELDIN] for split, spikes in counts.items()}
-    done = call(tmp_path, "convert.py", write(**arrays, **truth), "--out", "a.h5", "--bin_width", "0.01")
+    done = call(
+        tmp_path, "convert.py", write(**arrays, **truth), "--out", "a.h5", "--bin_width", "0.01"
+    )
     assert (done.status, done.errors) == (0, "")
     recording = read_file(tmp_path / "a.h5")
     assert (recording.bin_width, recording.n_heldin) == (0.01, N_HELDIN)
@@ -106,19 +133,33 @@ def test_files_of_lfads_torch(call, tmp_path, counts, write):
 
 
 def test_arrays_that_do_not_fit_each_other(call, tmp_path, counts, write):
-    arrays = {f"{split}_{kind}_data": spikes for split, spikes in counts.items() for kind in ("encod", "recon")}
+    arrays = {
+        f"{split}_{kind}_data": spikes
+        for split, spikes in counts.items()
+        for kind in ("encod", "recon")
+    }
     nlb = nlb_tensors(counts)
     words = ["--bin_width", "0.02"]
     for given, message in (
-        (arrays | {"train_encod_data": counts["train"][..., ::-1]}, "train_encod_data differs from the first neurons"),
+        (
+            arrays | {"train_encod_data": counts["train"][..., ::-1]},
+            "train_encod_data differs from the first neurons",
+        ),
         (arrays | {"valid_recon_data": np.zeros(3)}, "valid_recon_data has shape (3,)"),
         (nlb | {"train_spikes_heldout": np.zeros((2, 20, 3))}, "expected the same trials and bins"),
         (nlb | {"train_spikes_heldin": -nlb["train_spikes_heldin"]}, "negative"),
         (
-            nlb | {f"eval_spikes_{kind}": nlb[f"eval_spikes_{kind}"][:, :9] for kind in ("heldin", "heldout")},
+            nlb
+            | {
+                f"eval_spikes_{kind}": nlb[f"eval_spikes_{kind}"][:, :9]
+                for kind in ("heldin", "heldout")
+            },
             "expected the same time bins",
         ),
-        (nlb | {"eval_spikes_heldin": counts["valid"][..., :8]}, "held-in neurons in training and evaluation"),
+        (
+            nlb | {"eval_spikes_heldin": counts["valid"][..., :8]},
+            "held-in neurons in training and evaluation",
+        ),
     ):
         done = call(tmp_path, "convert.py", write(**given), "--out", "a.h5", *words)
         assert done.status == 2
@@ -126,7 +167,10 @@ def test_arrays_that_do_not_fit_each_other(call, tmp_path, counts, write):
         assert not (tmp_path / "a.h5").exists()
     for words, message in (
         ([], "does not say how wide its bins are; expected --bin_width"),
-        (["--bin_width", "0.02", "--window", "1"], "--window 1.0: expected no such option, because"),
+        (
+            ["--bin_width", "0.02", "--window", "1"],
+            "--window 1.0: expected no such option, because",
+        ),
     ):
         done = call(tmp_path, "convert.py", write(**nlb), "--out", "a.h5", *words)
         assert done.status == 2
@@ -150,4 +194,6 @@ def test_tensors_in_several_files_are_listed_and_joined(call, tmp_path, counts, 
     assert "eval_spikes_heldout: (24, 20, 3)" in done.output
     words = ["tensors.h5", "--also", "target.h5", "--out", "a.h5", "--bin_width", "0.02"]
     assert call(tmp_path, "convert.py", *words).status == 0
-    np.testing.assert_array_equal(read_file(tmp_path / "a.h5").trials["valid"].spikes, counts["valid"])
+    np.testing.assert_array_equal(
+        read_file(tmp_path / "a.h5").trials["valid"].spikes, counts["valid"]
+    )

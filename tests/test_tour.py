@@ -6,7 +6,9 @@ import pytest
 from conftest import ROOT, check_command, commands_in
 
 COMMANDS = [
-    command for command in commands_in((ROOT / "docs" / "tour.md").read_text()) if command.startswith("python ")
+    command
+    for command in commands_in((ROOT / "docs" / "tour.md").read_text())
+    if command.startswith("python ")
 ]
 
 

@@ -31,7 +31,14 @@ def test_a_sweep_leaves_all_that_describes_it(sweep):
         for checkpoint in ("best.ckpt", "last.ckpt"):
             assert "state_dict" in torch.load(run / folder / checkpoint, weights_only=True)
         events = EventAccumulator(str(run / folder)).Reload()
-        wanted = {"train/nll", "valid/nll", "valid/heldout_nll", "valid/bps", "valid/r2", "valid/r2_observed"}
+        wanted = {
+            "train/nll",
+            "valid/nll",
+            "valid/heldout_nll",
+            "valid/bps",
+            "valid/r2",
+            "valid/r2_observed",
+        }
         assert wanted | {"valid/r2_unobserved"} <= set(events.Tags()["scalars"])
         assert [event.step for event in events.Scalars("train/nll")] == [1, 2, 3, 4]
         assert [event.step for event in events.Scalars("valid/r2")] == [2, 4]
@@ -68,7 +75,14 @@ def weights(run: Path, bandwidth: int, name: str = "last.ckpt") -> dict[str, tor
 
 def test_the_saved_configuration_repeats_the_run_bit_for_bit(call, sweep):
     run, _ = sweep
-    done = call(run.parents[1], "train.py", "--config", str(run / "bandwidth_02" / "config.yaml"), "--name", "again")
+    done = call(
+        run.parents[1],
+        "train.py",
+        "--config",
+        str(run / "bandwidth_02" / "config.yaml"),
+        "--name",
+        "again",
+    )
     assert done.status == 0, done.errors
     assert "epoch    4/4" in done.output
     first, again = weights(run, 2), weights(run.parent / "again", 2)
@@ -97,7 +111,9 @@ def test_plot_results_writes_figures_and_tables_of_a_run(call, sweep):
 
 
 def test_quiet_leaves_the_table_alone(call, tmp_path, small_lorenz):
-    done = call(tmp_path, "train.py", "--data.path", small_lorenz, "--bandwidths", "3", "--quiet", *SMALL)
+    done = call(
+        tmp_path, "train.py", "--data.path", small_lorenz, "--bandwidths", "3", "--quiet", *SMALL
+    )
     assert done.errors == ""
     titles, row = done.output.strip().splitlines()
     assert titles.split()[0] == "bandwidth"
@@ -105,9 +121,21 @@ def test_quiet_leaves_the_table_alone(call, tmp_path, small_lorenz):
 
 
 def test_a_terminal_shows_a_bar_for_each_bandwidth_and_one_for_the_sweep(tmp_path, small_lorenz):
-    words = [str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", "3", "2", "--jobs", "1", *SMALL]
+    words = [
+        str(ROOT / "train.py"),
+        "--data.path",
+        small_lorenz,
+        "--bandwidths",
+        "3",
+        "2",
+        "--jobs",
+        "1",
+        *SMALL,
+    ]
     control, terminal = os.openpty()
-    with started(tmp_path, *words, stdout=terminal, env=os.environ | {"TERM": "xterm", "COLUMNS": "100"}) as process:
+    with started(
+        tmp_path, *words, stdout=terminal, env=os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    ) as process:
         os.close(terminal)
         output = b""
         with contextlib.suppress(OSError):  # the end of a terminal
@@ -115,7 +143,11 @@ def test_a_terminal_shows_a_bar_for_each_bandwidth_and_one_for_the_sweep(tmp_pat
                 output += part
         os.close(control)
         assert process.wait(timeout=PATIENCE) == 0
-    lines = [line for line in re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"\n", output).decode().splitlines() if line.strip()]
+    lines = [
+        line
+        for line in re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"\n", output).decode().splitlines()
+        if line.strip()
+    ]
     shown = " ".join(lines)
     assert re.search(r"bandwidth  3\s+━+\s+4/4\s+R² +-?0\.\d{3}", shown)
     assert re.search(r"bandwidth  2\s+━+\s+4/4\s+R² +-?0\.\d{3}", shown)
@@ -125,7 +157,15 @@ def test_a_terminal_shows_a_bar_for_each_bandwidth_and_one_for_the_sweep(tmp_pat
 @pytest.mark.parametrize("bandwidths", [["3"], ["3", "2"]])
 def test_ctrl_c_leaves_a_usable_checkpoint(call, tmp_path, small_lorenz, bandwidths):
     """Between two validations: initial conditions of the last one would be outdated."""
-    words = [str(ROOT / "train.py"), "--data.path", small_lorenz, "--bandwidths", *bandwidths, "--name", "stopped"]
+    words = [
+        str(ROOT / "train.py"),
+        "--data.path",
+        small_lorenz,
+        "--bandwidths",
+        *bandwidths,
+        "--name",
+        "stopped",
+    ]
     endless = ["--trainer.max_epochs=100000", "--trainer.check_val_every_n_epoch=100000"]
     with started(tmp_path, *words, *SMALL, *endless, "--jobs=2") as process:
         checkpoint = tmp_path / "lightning_logs" / "stopped" / "bandwidth_03" / "last.ckpt"
@@ -159,10 +199,19 @@ def history(folder: Path, name: str) -> list[int]:
         (["--trainer.max_epochs=1"], [1]),
         (["--trainer.max_epochs=null", "--trainer.max_steps=8"], [2, 3]),
         (["--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=null"], [1, 2, 3, 4]),
-        (["--trainer.max_epochs=4", "--trainer.num_sanity_val_steps=2", "--model.schedule=constant"], [2, 4]),
+        (
+            [
+                "--trainer.max_epochs=4",
+                "--trainer.num_sanity_val_steps=2",
+                "--model.schedule=constant",
+            ],
+            [2, 4],
+        ),
     ],
 )
-def test_the_last_epoch_is_always_validated(call, no_figures, tmp_path, small_lorenz, flags, validated):
+def test_the_last_epoch_is_always_validated(
+    call, no_figures, tmp_path, small_lorenz, flags, validated
+):
     """Three steps an epoch, validated every second epoch."""
     words = ["--data.path", small_lorenz, "--bandwidths", "3", "--name", "run", *LOGGED, *flags]
     done = call(tmp_path, "train.py", *words)
@@ -177,7 +226,11 @@ def test_the_last_epoch_is_always_validated(call, no_figures, tmp_path, small_lo
 
 def test_the_time_of_a_training_can_be_limited(call, no_figures, tmp_path, small_lorenz):
     words = ["--data.path", small_lorenz, "--bandwidths", "3", "--name", "run", *LOGGED]
-    limits = ["--trainer.max_epochs=100000", "--trainer.max_time=00:00:00:02", "--trainer.check_val_every_n_epoch=1000"]
+    limits = [
+        "--trainer.max_epochs=100000",
+        "--trainer.max_time=00:00:00:02",
+        "--trainer.check_val_every_n_epoch=1000",
+    ]
     done = call(tmp_path, "train.py", *words, *limits)
     assert done.status == 0, done.errors
     folder = tmp_path / "lightning_logs" / "run" / "bandwidth_03"
@@ -185,16 +238,38 @@ def test_the_time_of_a_training_can_be_limited(call, no_figures, tmp_path, small
     assert (folder / "best.ckpt").exists()
 
 
-def test_a_training_that_time_ends_has_its_least_number_of_epochs(call, no_figures, tmp_path, small_lorenz):
-    words = ["--data.path", small_lorenz, "--bandwidths", "3", "--name", "run", *LOGGED, "--trainer.max_epochs=100000"]
-    words += ["--trainer.max_time=00:00:00:01", "--trainer.min_epochs=60", "--trainer.check_val_every_n_epoch=1000"]
+def test_a_training_that_time_ends_has_its_least_number_of_epochs(
+    call, no_figures, tmp_path, small_lorenz
+):
+    words = [
+        "--data.path",
+        small_lorenz,
+        "--bandwidths",
+        "3",
+        "--name",
+        "run",
+        *LOGGED,
+        "--trainer.max_epochs=100000",
+    ]
+    words += [
+        "--trainer.max_time=00:00:00:01",
+        "--trainer.min_epochs=60",
+        "--trainer.check_val_every_n_epoch=1000",
+    ]
     done = call(tmp_path, "train.py", *words)
     assert done.status == 0, done.errors
     assert history(tmp_path / "lightning_logs" / "run" / "bandwidth_03", "valid/r2") == [60]
 
 
 def test_a_training_without_end_shows_each_validation(call, tmp_path, small_lorenz):
-    words = ["--data.path", small_lorenz, "--bandwidths", "3", *SMALL, "--trainer.max_time=00:00:00:02"]
+    words = [
+        "--data.path",
+        small_lorenz,
+        "--bandwidths",
+        "3",
+        *SMALL,
+        "--trainer.max_time=00:00:00:02",
+    ]
     done = call(tmp_path, "train.py", *words, "--trainer.max_epochs=-1")
     assert done.status == 0, done.errors
     assert re.search(r"bandwidth  3  epoch    2  R² +-?\d\.\d{3}\n", done.output)
@@ -202,7 +277,17 @@ def test_a_training_without_end_shows_each_validation(call, tmp_path, small_lore
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
 def test_other_precisions_learn_the_same(call, tmp_path, sweep, small_lorenz, precision):
-    words = ["--data.path", small_lorenz, "--bandwidths", "4", "--seed_everything", "7", "--name", "run", *SMALL]
+    words = [
+        "--data.path",
+        small_lorenz,
+        "--bandwidths",
+        "4",
+        "--seed_everything",
+        "7",
+        "--name",
+        "run",
+        *SMALL,
+    ]
     done = call(tmp_path, "train.py", *words, "--trainer.precision", precision)
     assert done.status == 0, done.errors
     run = tmp_path / "lightning_logs" / "run"
@@ -227,7 +312,16 @@ def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, small_lorenz):
 
 
 def test_a_recording_with_other_neurons_has_bandwidths_of_its_own(call, tmp_path, data_file):
-    done = call(tmp_path, "train.py", "--data.path", data_file, "--jobs", "1", *SMALL, "--trainer.max_epochs=1")
+    done = call(
+        tmp_path,
+        "train.py",
+        "--data.path",
+        data_file,
+        "--jobs",
+        "1",
+        *SMALL,
+        "--trainer.max_epochs=1",
+    )
     assert done.status == 0, done.errors
     assert "Training 4 bandwidths (6, 3, 2, 1) in lightning_logs" in done.output
 

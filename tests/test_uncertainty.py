@@ -12,7 +12,9 @@ from modules.uncertainty import counts_sd
 def some_trials(model: Linear, n_trials: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     reference = torch.randn(400, 2, generator=generator)
-    spikes = torch.poisson(model.decode(0.7 * torch.randn(n_trials, 2, generator=generator), 30)[0].exp(), generator)
+    spikes = torch.poisson(
+        model.decode(0.7 * torch.randn(n_trials, 2, generator=generator), 30)[0].exp(), generator
+    )
     spikes[torch.rand(spikes.shape, generator=generator) < 0.5] = torch.nan
     return spikes.detach(), reference
 
@@ -47,7 +49,11 @@ def test_the_less_was_observed_the_wider_it_is(prior):
         fewer[:, n_bins:] = torch.nan
         inference = explain_trials(model, fewer, reference, width)
         widths.append(
-            float((counts_sd(model, fewer, inference, reference, width) / inference.log_rates.exp()).median())
+            float(
+                (
+                    counts_sd(model, fewer, inference, reference, width) / inference.log_rates.exp()
+                ).median()
+            )
         )
     assert widths == sorted(widths)
     assert widths[3] > 2 * widths[0]

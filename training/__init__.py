@@ -1,1 +1,2 @@
-"""What surrounds `trainer.fit`: options, run folders, processes, callbacks, the terminal and TensorBoard."""
+"""What surrounds `trainer.fit`: options, run folders, processes, callbacks, the terminal and
+TensorBoard."""

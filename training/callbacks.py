@@ -1,4 +1,5 @@
-"""Callbacks that make a training repeatable and safe: random state, checkpoints, the last validation, exploding losses."""
+"""Callbacks that make a training repeatable and safe: random state, checkpoints, the last
+validation, exploding losses."""
 
 import io
 from pathlib import Path
@@ -16,27 +17,38 @@ from training.refinement import refine
 
 
 class SeedEachStep(Callback):
-    """Seed torch before each step by run seed, epoch, batch and process, so that a resumed training draws the same numbers."""
+    """Seed torch before each step by run seed, epoch, batch and process, so that a resumed training
+    draws the same numbers."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch: tuple, index: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, model: pl.LightningModule, batch: tuple, index: int
+    ) -> None:
         seed = mix_seeds(self.seed, trainer.current_epoch, index, trainer.global_rank)
         # torch.manual_seed also prepares seeds for GPUs, even if there is none, which is slow
-        seed_device = torch.default_generator.manual_seed if model.device.type == "cpu" else torch.manual_seed
+        seed_device = (
+            torch.default_generator.manual_seed if model.device.type == "cpu" else torch.manual_seed
+        )
         seed_device(seed)
 
 
 class StopIfNotFinite(Callback):
     """Raise FailedWork if the loss is infinite or NaN, before the step changes the weights."""
 
-    def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch: tuple, index: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, model: pl.LightningModule, batch: tuple, index: int
+    ) -> None:
         self.spikes = batch.spikes
 
-    def on_before_backward(self, trainer: pl.Trainer, model: pl.LightningModule, loss: Tensor) -> None:
+    def on_before_backward(
+        self, trainer: pl.Trainer, model: pl.LightningModule, loss: Tensor
+    ) -> None:
         if not trainer.strategy.reduce_boolean_decision(bool(loss.isfinite()), all=True):
-            raise FailedWork(f"the loss of epoch {trainer.current_epoch + 1} is {loss.item()}: {self.explain(model)}")
+            raise FailedWork(
+                f"the loss of epoch {trainer.current_epoch + 1} is {loss.item()}: {self.explain(model)}"
+            )
 
     @torch.no_grad()
     def explain(self, model: pl.LightningModule) -> str:
@@ -55,7 +67,8 @@ class StopIfNotFinite(Callback):
 class RefineAndValidateAtTheEnd(Callback):
     """After the last step of a training, refine the model and validate it.
 
-    The last step is known if the training is limited by epochs, steps, time, or a callback that stops it after a step.
+    The last step is known if the training is limited by epochs, steps, time, or a callback that
+    stops it after a step.
 
     Args:
         n_epochs: Epochs of the refinement. 0: none.
@@ -65,20 +78,28 @@ class RefineAndValidateAtTheEnd(Callback):
     def __init__(self, n_epochs: int, seed: int) -> None:
         self.n_epochs, self.seed = n_epochs, seed
 
-    def on_train_batch_end(self, trainer: pl.Trainer, model: pl.LightningModule, *_: object) -> None:
-        n_epochs, n_steps = trainer.current_epoch + trainer.is_last_batch, trainer.global_step  # that have ended
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, model: pl.LightningModule, *_: object
+    ) -> None:
+        n_epochs, n_steps = (
+            trainer.current_epoch + trainer.is_last_batch,
+            trainer.global_step,
+        )  # that have ended
         may_stop = n_epochs >= (trainer.min_epochs or 0) and n_steps >= (trainer.min_steps or 0)
         is_last = n_epochs == trainer.max_epochs or n_steps == trainer.max_steps
         if not (is_last or (trainer.should_stop and may_stop)):
             return
         if self.n_epochs > 0:
             self.refine(trainer, model)
-        trainer.should_stop = True  # Lightning validates before it stops, if the epoch is one to validate
+        trainer.should_stop = (
+            True  # Lightning validates before it stops, if the epoch is one to validate
+        )
         if trainer.check_val_every_n_epoch is not None:
             trainer.check_val_every_n_epoch = 1
 
     def refine(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Refine the model in the main process, and give the result to the others. Log what it tried."""
+        """Refine the model in the main process, and give the result to the others. Log what it
+        tried."""
         if trainer.is_global_zero:
             model.eval()
             data = trainer.datamodule
@@ -98,15 +119,20 @@ class RefineAndValidateAtTheEnd(Callback):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoints whole or not at all."""
 
-    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
-        content = io.BytesIO()  # writing to a file, torch would replace the error of a full disk by another
+    def save_checkpoint(
+        self, checkpoint: dict, path: str | Path, storage_options: object = None
+    ) -> None:
+        content = (
+            io.BytesIO()
+        )  # writing to a file, torch would replace the error of a full disk by another
         torch.save(checkpoint, content)
         with atomic_write(path) as temporary:
             temporary.write_bytes(content.getbuffer())
 
 
 class MovableCheckpoint(ModelCheckpoint):
-    """Remember the best score also if the folder was moved since; Lightning's own would forget it."""
+    """Remember the best score also if the folder was moved since; Lightning's own would forget
+    it."""
 
     def load_state_dict(self, state_dict: dict) -> None:
         def moved(path: str) -> str:
@@ -114,11 +140,14 @@ class MovableCheckpoint(ModelCheckpoint):
 
         paths = {name: moved(path) for name, path in state_dict.items() if name.endswith("_path")}
         best = {moved(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": best})
+        super().load_state_dict(
+            state_dict | paths | {"dirpath": self.dirpath, "best_k_models": best}
+        )
 
 
 def save_best_and_last(folder: Path, monitor: str) -> list[ModelCheckpoint]:
-    """Return the callbacks that save best.ckpt (weights alone, by the lowest `monitor`) and last.ckpt (to resume from)."""
+    """Return the callbacks that save best.ckpt (weights alone, by the lowest `monitor`) and
+    last.ckpt (to resume from)."""
     return [
         MovableCheckpoint(
             folder, "best", monitor=monitor, save_weights_only=True, enable_version_counter=False,

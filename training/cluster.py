@@ -25,16 +25,21 @@ def train_on_cluster(
     uses_gpus: bool,
     show: Callable,
 ) -> dict[Key, Scores | FailedWork]:
-    """Train several models on a Ray cluster, as `training.parallel.train_all` does with processes of this machine.
+    """Train several models on a Ray cluster, as `training.parallel.train_all` does with processes
+    of this machine.
 
-    Each takes one CPU core. If a process is killed, its training is begun again, from its last checkpoint where the machines
-    share a file system. Where they do not, a training's folder is brought back at its end.
+    Each takes one CPU core. If a process is killed, its training is begun again, from its last
+    checkpoint where the machines share a file system. Where they do not, a training's folder is
+    brought back at its end.
 
     Args:
-        train_level: Function that trains one bandwidth. Its last argument is called with reports of its progress.
+        train_level: Function that trains one bandwidth. Its last argument is called with reports of
+            its progress.
         trainings: For each training: the other arguments of `train_level`.
-        folders: For each the folder that it writes to. None: a process that is killed is not replaced, and no folder brought back.
-        address: Of the cluster: "auto" (the one that this machine belongs to), HOST:PORT or ray://HOST:PORT.
+        folders: For each the folder that it writes to. None: a process that is killed is not
+            replaced, and no folder brought back.
+        address: Of the cluster: "auto" (the one that this machine belongs to), HOST:PORT or
+            ray://HOST:PORT.
         run_dir: Folder of the run. It holds config.yaml.
         uses_gpus: Whether each takes a GPU, if the cluster has any.
         show: Function that shows a report.
@@ -56,7 +61,9 @@ def train_on_cluster(
     worker = ray.remote(num_cpus=1, num_gpus=n_gpus, max_retries=n_retries)(train_remotely)
     place = Path.cwd(), run_dir, signature_of(run_dir)
     folders = folders or dict.fromkeys(trainings)
-    begun = {key: pack(folder) for key, folder in folders.items()}  # before any of them is written to
+    begun = {
+        key: pack(folder) for key, folder in folders.items()
+    }  # before any of them is written to
     left = {
         worker.remote(train_level, args, *place, folders[key], begun[key], reports): key
         for key, args in trainings.items()
@@ -78,7 +85,8 @@ def train_on_cluster(
 
 
 def connect(address: str) -> ModuleType:
-    """Connect to a cluster, if that was not done before, and return the module `ray`. The cluster gets a copy of the repo.
+    """Connect to a cluster, if that was not done before, and return the module `ray`. The cluster
+    gets a copy of the repo.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.
@@ -100,7 +108,8 @@ def connect(address: str) -> ModuleType:
 
 
 def check_reachable(address: str) -> None:
-    """Raise OSError if nobody listens at HOST:PORT or ray://HOST:PORT. Ray itself would try for many minutes."""
+    """Raise OSError if nobody listens at HOST:PORT or ray://HOST:PORT. Ray itself would try for
+    many minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -152,7 +161,8 @@ def train_remotely(
 
 
 def collect(ray: ModuleType, reference: object, folder: Path | None) -> Scores | FailedWork:
-    """Return the scores of a training that came to its end, or its error. Write its folder if it was brought back."""
+    """Return the scores of a training that came to its end, or its error. Write its folder if it
+    was brought back."""
     try:
         result, packed = ray.get(reference)
     except ray.exceptions.RayTaskError:

@@ -1,4 +1,5 @@
-"""Compare a run with earlier ones that differ in whether the decoder has inputs: held-out counts say which suits the data."""
+"""Compare a run with earlier ones that differ in whether the decoder has inputs: held-out counts
+say which suits the data."""
 
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from training.runs import read_results
 
 
 def compare_inputs(run_dir: Path, config: Namespace) -> list[str]:
-    """Return a line for each bandwidth at which a run with inputs and one without were trained on the same masked data.
+    """Return a line for each bandwidth at which a run with inputs and one without were trained on
+    the same masked data.
 
     Args:
         run_dir: Folder of a run that was trained to its end.
@@ -18,7 +20,9 @@ def compare_inputs(run_dir: Path, config: Namespace) -> list[str]:
     """
     lines, ours = [], results_of(run_dir)
     for other in sorted(
-        path for path in LOGS.glob("*") if path.name != run_dir.name and (path / "results.csv").exists()
+        path
+        for path in LOGS.glob("*")
+        if path.name != run_dir.name and (path / "results.csv").exists()
     ):
         with_inputs = inputs_of(other, config)
         if with_inputs is None or with_inputs == (config.model.input_size > 0):
@@ -44,14 +48,22 @@ def results_of(run_dir: Path) -> dict[int, float]:
 
 
 def inputs_of(run_dir: Path, config: Namespace) -> bool | None:
-    """Return whether the models of a run have inputs; None if the run had other data, masks or seed than `config`."""
+    """Return whether the models of a run have inputs; None if the run had other data, masks or seed
+    than `config`."""
     try:
         other = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
-        same = {name: other["data"].get(name, value) == value for name, value in config.data.as_dict().items()}
-        same["seed"] = all(other.get(name, 1) == config[name] for name in ("seed_everything", "seeds"))
+        same = {
+            name: other["data"].get(name, value) == value
+            for name, value in config.data.as_dict().items()
+        }
+        same["seed"] = all(
+            other.get(name, 1) == config[name] for name in ("seed_everything", "seeds")
+        )
         ignored = ("bandwidth", "batch_size", "num_workers")
         return (
-            other["model"].get("input_size", 0) > 0 if all(same[name] for name in same if name not in ignored) else None
+            other["model"].get("input_size", 0) > 0
+            if all(same[name] for name in same if name not in ignored)
+            else None
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return None  # no run of this repo

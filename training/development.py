@@ -1,6 +1,7 @@
 """Held-out counts of training trials: what the refinement asks before it chooses.
 
-Letters in shapes: J training trials, D of which have held-out counts, T time bins, N neurons, H hidden units.
+Letters in shapes: J training trials, D of which have held-out counts, T time bins, N neurons, H
+    hidden units.
 """
 
 import torch
@@ -16,11 +17,14 @@ N_TOGETHER = 208  # trials that are read at a time
 
 def have_heldout(trials: Dataset, rows: Tensor) -> Tensor:
     """Return which (J,) of some training trials have held-out counts."""
-    return torch.cat([trials[part].heldout.flatten(1).any(1).cpu() for part in rows.split(N_TOGETHER)])
+    return torch.cat(
+        [trials[part].heldout.flatten(1).any(1).cpu() for part in rows.split(N_TOGETHER)]
+    )
 
 
 def choose_rows(trials: Dataset, n_at_most: int) -> Tensor:
-    """Return the rows (J,) of at most so many training trials: up to a quarter with held-out counts, the others without.
+    """Return the rows (J,) of at most so many training trials: up to a quarter with held-out
+    counts, the others without.
 
     Both are spaced evenly. If there are not too many trials, all are chosen.
     """
@@ -41,7 +45,10 @@ class Development:
         chosen = trials[rows]
         self.spikes = chosen.spikes.to(like)
         self.n_heldout = chosen.heldout.sum().clamp(min=1)
-        self.shown, self.target = chosen.shown.to(like), mask_missing(self.spikes, chosen.heldout.to(like.device))
+        self.shown, self.target = (
+            chosen.shown.to(like),
+            mask_missing(self.spikes, chosen.heldout.to(like.device)),
+        )
 
     def losses(self, log_rates: Tensor) -> Tensor:
         """Return the SBTT loss (D,) of each trial's held-out counts, summed over them."""
@@ -61,11 +68,15 @@ def standard_error(values: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def choose_readouts(model: SequentialAutoencoder, typical: Tensor, development: Development) -> dict[int, nn.Linear]:
-    """Return two readouts of typical latents (J, T, H) with as few factors as held-out counts allow, by their number of factors.
+def choose_readouts(
+    model: SequentialAutoencoder, typical: Tensor, development: Development
+) -> dict[int, nn.Linear]:
+    """Return two readouts of typical latents (J, T, H) with as few factors as held-out counts
+    allow, by their number of factors.
 
-    They have one and two factors more than the fewest whose loss is within two standard errors (over trials) of the least:
-    more, because the fit has yet to find the exact directions. One readout, if there are no more factors.
+    They have one and two factors more than the fewest whose loss is within two standard errors
+    (over trials) of the least: more, because the fit has yet to find the exact directions. One
+    readout, if there are no more factors.
     """
     readouts = principal_readouts(model.readout, typical)
     latents = model(rescale(development.shown, development.spikes)).latents

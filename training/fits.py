@@ -1,4 +1,5 @@
-"""The fits of the refinement: of training trials' initial conditions together with what generates rates from them.
+"""The fits of the refinement: of training trials' initial conditions together with what generates
+rates from them.
 
 Letters in shapes: J training trials, H hidden units.
 """
@@ -28,7 +29,9 @@ class Candidate(NamedTuple):
     prior: str  # what explains a trial: the encoder alone, with inputs if any, or how far trials have trajectories in common
     weights: dict[str, Tensor]  # of the model
     n_factors: int  # rank of the readout
-    reference: Tensor  # (J, H) initial conditions of training trials; empty: the encoder alone infers
+    reference: (
+        Tensor  # (J, H) initial conditions of training trials; empty: the encoder alone infers
+    )
     n_epochs: int = 0  # of its fit, if it has one
 
     def install(self, model: SequentialAutoencoder, trials: Tensor | slice = slice(None)) -> None:
@@ -42,7 +45,9 @@ def weights_of(model: SequentialAutoencoder, **parts: nn.Module) -> dict[str, Te
     """Return a copy of the model's weights, with those of some parts in place of its own."""
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     return weights | {
-        f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()
+        f"{part}.{name}": value
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
     }
 
 
@@ -61,8 +66,9 @@ def fit(
     Args:
         model: The model. It gets the weights of `start`.
         start: Where the fit starts.
-        prior: own: each trial is explained by its own trajectory, with a Gaussian prior over the initial conditions. shared,
-            similar: by the trajectories of the other trials in its batch (`leave_one_out_loss`).
+        prior: own: each trial is explained by its own trajectory, with a Gaussian prior over the
+            initial conditions. shared, similar: by the trajectories of the other trials in its
+            batch (`leave_one_out_loss`).
         trials: Training trials.
         rows: (J,) which of them are in the table.
         n_epochs: Number of epochs.
@@ -102,11 +108,18 @@ def fit(
         if not table.weight.abs().max() < MAX_STATE:  # it diverged
             return start._replace(reference=start.reference[:0])
     merged = readout if is_frozen else merge_readout(readout)
-    return Candidate(prior, weights_of(model, readout=merged), start.n_factors, table.weight.detach(), n_epochs)
+    return Candidate(
+        prior, weights_of(model, readout=merged), start.n_factors, table.weight.detach(), n_epochs
+    )
 
 
 def fit_driven(
-    model: SequentialAutoencoder, start: Candidate, trials: Dataset, rows: Tensor, n_steps: int, seed: int
+    model: SequentialAutoencoder,
+    start: Candidate,
+    trials: Dataset,
+    rows: Tensor,
+    n_steps: int,
+    seed: int,
 ) -> Candidate:
     """Train the whole model further, now with inputs in every trial.
 

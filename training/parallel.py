@@ -22,7 +22,8 @@ reports_of: dict[Key, Connection] = {}  # in a worker process: where the reports
 def use_one_thread() -> None:
     """Compute on one thread: two processes of one thread each are faster than one process of two.
 
-    Numbers below 1e-38 become zero. Gradients of a long trial's first bins are such, and slow a CPU down ten times.
+    Numbers below 1e-38 become zero. Gradients of a long trial's first bins are such, and slow a CPU
+    down ten times.
     """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -34,8 +35,8 @@ def train_all(
     """Train several models.
 
     Args:
-        train_level: Function that trains one bandwidth and returns its scores. Its last argument is called with reports of
-            its progress.
+        train_level: Function that trains one bandwidth and returns its scores. Its last argument is
+            called with reports of its progress.
         trainings: For each training: the other arguments of `train_level`.
         n_jobs: Number of trainings at a time. 1: one after the other, in this process.
         show: Function that shows a report.
@@ -45,8 +46,11 @@ def train_all(
     """
     if n_jobs == 1:
         return {key: scores_or_failure(train_level, *args, show) for key, args in trainings.items()}
-    # workers are forked from a server that has imported Lightning, which takes seconds; not on Windows
-    is_forked = "forkserver" in multiprocessing.get_all_start_methods() and len(trainings) <= MAX_PIPES
+    # workers are forked from a server that has imported Lightning, which takes seconds; not on
+    # Windows
+    is_forked = (
+        "forkserver" in multiprocessing.get_all_start_methods() and len(trainings) <= MAX_PIPES
+    )
     context = multiprocessing.get_context("forkserver" if is_forked else "spawn")
     if is_forked:
         context.set_forkserver_preload(["pytorch_lightning"])
@@ -56,7 +60,10 @@ def train_all(
     writers = {key: writer for key, (_, writer) in pipes.items()}
     with ProcessPoolExecutor(n_jobs, context, start_worker, (writers,)) as pool:
         try:
-            futures = {key: pool.submit(train_in_worker, train_level, key, *args) for key, args in trainings.items()}
+            futures = {
+                key: pool.submit(train_in_worker, train_level, key, *args)
+                for key, args in trainings.items()
+            }
             for future in futures.values():
                 future.add_done_callback(lambda _: end.send(None))
             n_running = len(futures)
@@ -82,7 +89,9 @@ def scores_or_failure(train: Callable[..., Scores], *args: object) -> Scores | F
     except FailedWork as error:
         return error
     except BrokenProcessPool:
-        return FailedWork("a process of this run was killed, perhaps for lack of memory; try a lower --jobs")
+        return FailedWork(
+            "a process of this run was killed, perhaps for lack of memory; try a lower --jobs"
+        )
 
 
 def start_worker(writers: dict[Key, Connection]) -> None:

@@ -29,9 +29,12 @@ class Worse(FailedWork):
 
 
 def epochs_between_validations(config: Namespace) -> int:
-    """Return after how many epochs a training is validated, so that it is compared with others a few times."""
+    """Return after how many epochs a training is validated, so that it is compared with others a
+    few times."""
     data = SpikeDataModule(**config.data, seed=config.seed_everything)
-    return max(1, math.ceil((options.choose_epochs(config.trainer, data) or N_VALIDATIONS) / N_VALIDATIONS))
+    return max(
+        1, math.ceil((options.choose_epochs(config.trainer, data) or N_VALIDATIONS) / N_VALIDATIONS)
+    )
 
 
 def open_study(run_dir: Path, seed: int) -> optuna.Study:
@@ -56,12 +59,16 @@ def begin(study: optuna.Study) -> int:
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
-    return sum(trial.state.is_finished() and "seconds" in trial.user_attrs for trial in study.get_trials())
+    return sum(
+        trial.state.is_finished() and "seconds" in trial.user_attrs for trial in study.get_trials()
+    )
 
 
 def best_of(study: optuna.Study) -> optuna.trial.FrozenTrial | None:
     """Return the training with the lowest held-out NLL; None if none came to its end."""
-    return min(study.get_trials(states=[TrialState.COMPLETE]), key=lambda trial: trial.value, default=None)
+    return min(
+        study.get_trials(states=[TrialState.COMPLETE]), key=lambda trial: trial.value, default=None
+    )
 
 
 def table_of(study: optuna.Study) -> list[dict[str, object]]:
@@ -69,7 +76,9 @@ def table_of(study: optuna.Study) -> list[dict[str, object]]:
     rows = [
         {
             "setting": trial.number + 1,
-            "outcome": "default" if trial.user_attrs.get("is_default") else trial.state.name.lower(),
+            "outcome": "default"
+            if trial.user_attrs.get("is_default")
+            else trial.state.name.lower(),
             "heldout_nll": trial.value if trial.state == TrialState.COMPLETE else math.nan,
             "seconds": trial.user_attrs["seconds"],
             **trial.params,
@@ -108,7 +117,9 @@ def try_setting(
         InputError: a machine of a cluster does not see the folder of the search.
     """
     if Path.cwd() != home:
-        raise InputError(f"--cluster: a machine does not see {home / run_dir}; expected a shared file system")
+        raise InputError(
+            f"--cluster: a machine does not see {home / run_dir}; expected a shared file system"
+        )
     study = open_study(run_dir, seed)
     trial = study.ask()
     settings = {} if trial.user_attrs.get("is_default") else suggest(trial, space)
@@ -126,12 +137,18 @@ def try_setting(
     trial.set_user_attr("seconds", time.perf_counter() - start)
     study.tell(trial, nll, state)
     said = "  ".join(f"{name.split('.')[-1]} {short(value)}" for name, value in settings.items())
-    send(f"{trial.number + 1:7}  {outcome:>13}  {trial.user_attrs['seconds']:4.0f} s  {said or 'the recipe as it is'}")
+    send(
+        f"{trial.number + 1:7}  {outcome:>13}  {trial.user_attrs['seconds']:4.0f} s  {said or 'the recipe as it is'}"
+    )
     return {}
 
 
 def train_one(
-    train_level: Callable[..., Scores], config: Namespace, run_dir: Path, gpu: int | None, trial: optuna.Trial
+    train_level: Callable[..., Scores],
+    config: Namespace,
+    run_dir: Path,
+    gpu: int | None,
+    trial: optuna.Trial,
 ) -> float:
     """Train one setting and return its held-out NLL.
 

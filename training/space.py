@@ -9,7 +9,11 @@ from jsonargparse import ArgumentParser, Namespace
 from command_line import InputError
 
 SPACE = Path(__file__).parent.parent / "configs" / "search.yaml"
-FREE = ("model.", "trainer.", "data.batch_size")  # options that do not change what trainings are scored on
+FREE = (
+    "model.",
+    "trainer.",
+    "data.batch_size",
+)  # options that do not change what trainings are scored on
 Space = dict[str, list | dict]  # option: its values, or `low`, `high` and `log`
 
 
@@ -22,22 +26,33 @@ def read_space(path: str | Path, parser: ArgumentParser, check: Callable[[dict],
         check: Raises InputError for settings (option: value) that no model can have.
 
     Raises:
-        InputError: the file cannot be read, or it names an option that a search cannot vary, or a wrong value.
+        InputError: the file cannot be read, or it names an option that a search cannot vary, or a
+            wrong value.
     """
     try:
         space = yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--space {path}: {error}; expected a YAML file like configs/search.yaml") from None
+        raise InputError(
+            f"--space {path}: {error}; expected a YAML file like configs/search.yaml"
+        ) from None
     if not isinstance(space, dict) or not space:
-        raise InputError(f"--space {path}: expected options and their values, as in configs/search.yaml")
+        raise InputError(
+            f"--space {path}: expected options and their values, as in configs/search.yaml"
+        )
     for name, values in space.items():
         if not str(name).startswith(FREE):
             raise InputError(
                 f"--space {path}: {name} cannot be varied; expected options that start with {', '.join(FREE)}"
             )
-        is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= {"low", "high", "log"}
+        is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= {
+            "low",
+            "high",
+            "log",
+        }
         if not is_range and not (isinstance(values, list) and values):
-            raise InputError(f"--space {path}: {name} is {values}; expected a list, or low and high")
+            raise InputError(
+                f"--space {path}: {name} is {values}; expected a list, or low and high"
+            )
 
         def parse(value: object, name: str = name) -> object:
             """Return the value as train.py reads it."""
@@ -45,7 +60,9 @@ def read_space(path: str | Path, parser: ArgumentParser, check: Callable[[dict],
                 parsed = parser.parse_object({name: value})[name]
                 check({name: parsed})
             except Exception as error:
-                raise InputError(f"--space {path}: {name} cannot be {value}; {str(error).splitlines()[-1]}") from None
+                raise InputError(
+                    f"--space {path}: {name} cannot be {value}; {str(error).splitlines()[-1]}"
+                ) from None
             return parsed
 
         if not is_range:
@@ -53,8 +70,14 @@ def read_space(path: str | Path, parser: ArgumentParser, check: Callable[[dict],
             continue
         values |= {end: parse(values[end]) for end in ("low", "high")}
         are_numbers = all(type(values[end]) in (int, float) for end in ("low", "high"))
-        if not are_numbers or values["low"] >= values["high"] or (values.get("log") and values["low"] <= 0):
-            raise InputError(f"--space {path}: {name} is {values}; expected numbers, low < high, and low > 0 if log")
+        if (
+            not are_numbers
+            or values["low"] >= values["high"]
+            or (values.get("log") and values["low"] <= 0)
+        ):
+            raise InputError(
+                f"--space {path}: {name} is {values}; expected numbers, low < high, and low > 0 if log"
+            )
     return space
 
 

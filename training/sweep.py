@@ -15,9 +15,13 @@ from training.parallel import Scores, train_all
 
 
 def train_run(
-    train_level: Callable[..., Scores], config: Namespace, trainings: list[tuple[int, int]], run_dir: Path
+    train_level: Callable[..., Scores],
+    config: Namespace,
+    trainings: list[tuple[int, int]],
+    run_dir: Path,
 ) -> None:
-    """Train what has no results yet. Write and print results; raise FailedWork if a training failed.
+    """Train what has no results yet. Write and print results; raise FailedWork if a training
+    failed.
 
     Args:
         train_level: Function that trains one bandwidth with one seed (train.py).
@@ -54,7 +58,9 @@ def train_run(
             trained = train_on_cluster(train_level, arguments, folders, *place, show)
     if not runs.is_main_process():
         return
-    failed = {training: error for training, error in trained.items() if isinstance(error, FailedWork)}
+    failed = {
+        training: error for training, error in trained.items() if isinstance(error, FailedWork)
+    }
     results |= {training: scores for training, scores in trained.items() if training not in failed}
     if results:
         rows = [results[training] for training in trainings if training in results]
@@ -63,13 +69,18 @@ def train_run(
         for line in compare_inputs(run_dir, config):
             say(line)
     say(f"\nIt took {terminal.clock(time.perf_counter() - start)}. The runs are in {run_dir}.")
-    say(f"Look at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}")
+    say(
+        f"Look at the runs:  tensorboard --logdir {LOGS}\nPlot them:         python plot_results.py {run_dir}"
+    )
     if failed:
-        raise FailedWork("; ".join(f"{names[training]} stopped: {error}" for training, error in failed.items()))
+        raise FailedWork(
+            "; ".join(f"{names[training]} stopped: {error}" for training, error in failed.items())
+        )
 
 
 def read_trained(config: Namespace, run_dir: Path) -> dict[tuple[int, int], dict[str, float | str]]:
-    """Return the results of the trainings of a run that came to their end, by bandwidth and seed."""
+    """Return the results of the trainings of a run that came to their end, by bandwidth and
+    seed."""
     rows = [{"seed": config.seed_everything} | row for row in runs.read_results(run_dir)]
     return {(row["bandwidth"], row["seed"]): row for row in rows}
 

@@ -1,4 +1,5 @@
-"""What TensorBoard shows of a training beside its scores: a text, charts of all bandwidths, figures, and a row in HPARAMS."""
+"""What TensorBoard shows of a training beside its scores: a text, charts of all bandwidths,
+figures, and a row in HPARAMS."""
 
 import math
 from pathlib import Path
@@ -53,14 +54,23 @@ def hyperparameters(config: Namespace) -> dict[str, str | int | float | bool]:
 
     TensorBoard shows the first five in alphabetical order, so the others are named `setting/...`.
     """
-    own = {"bandwidth": config.data.bandwidth, "recipe": recipe_name(config), "seed": config.seed_everything}
-    settings = config.model.as_dict() | {"max_epochs": config.trainer.max_epochs, "batch_size": config.data.batch_size}
+    own = {
+        "bandwidth": config.data.bandwidth,
+        "recipe": recipe_name(config),
+        "seed": config.seed_everything,
+    }
+    settings = config.model.as_dict() | {
+        "max_epochs": config.trainer.max_epochs,
+        "batch_size": config.data.batch_size,
+    }
     return own | {f"setting/{name}": value for name, value in settings.items()}
 
 
 def describe_training(config: Namespace, folder: Path) -> str:
     """Return a text in markdown: what was trained, and the command that repeats it."""
-    settings = {name.removeprefix("setting/"): str(value) for name, value in hyperparameters(config).items()}
+    settings = {
+        name.removeprefix("setting/"): str(value) for name, value in hyperparameters(config).items()
+    }
     table = markdown_table({"option": list(settings), "value": list(settings.values())}, n_left=2)
     return (
         f"**Selective backpropagation through time, {config.data.bandwidth} neurons observed at each time step**, "
@@ -70,10 +80,13 @@ def describe_training(config: Namespace, folder: Path) -> str:
 
 
 def make_logger(folder: Path, resumed: Path | None = None) -> TensorBoardLogger:
-    """Return a logger that writes to `folder`. If a training is resumed from a checkpoint, later events are removed."""
+    """Return a logger that writes to `folder`. If a training is resumed from a checkpoint, later
+    events are removed."""
     n_epochs = 0
     if resumed is not None:
-        n_epochs = torch.load(resumed, map_location="cpu", weights_only=True, mmap=True)["epoch"] + 1
+        n_epochs = (
+            torch.load(resumed, map_location="cpu", weights_only=True, mmap=True)["epoch"] + 1
+        )
     return TensorBoardLogger(
         folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False, flush_secs=1,
         purge_step=n_epochs + 1,
@@ -81,22 +94,27 @@ def make_logger(folder: Path, resumed: Path | None = None) -> TensorBoardLogger:
 
 
 def log_result(logger: object, folder: Path, config: Namespace, scores: dict[str, float]) -> None:
-    """Write the hyperparameters of a training and the scores of its best checkpoint to TensorBoard's HPARAMS.
+    """Write the hyperparameters of a training and the scores of its best checkpoint to
+    TensorBoard's HPARAMS.
 
-    Nothing is written in the other processes of a distributed training, or if the training had another kind of logger.
+    Nothing is written in the other processes of a distributed training, or if the training had
+    another kind of logger.
     """
     if not is_main_process() or not isinstance(logger, TensorBoardLogger):
         return
     chosen = ("r2", "r2_unobserved", "r2_amortised", "bps", "heldout_nll")
     result = {f"best/{name}": scores[name] for name in chosen if not math.isnan(scores[name])}
     # a second logger: that of the training would remove its events when it opens its files again
-    logger = TensorBoardLogger(folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False)
+    logger = TensorBoardLogger(
+        folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False
+    )
     logger.log_hyperparams(hyperparameters(config), result, step=config.trainer.max_epochs)
     logger.finalize("success")
 
 
 class TensorBoardPages(Callback):
-    """Write a text at the start, and figures at the first validations after half and after all of the training.
+    """Write a text at the start, and figures at the first validations after half and after all of
+    the training.
 
     Args:
         folder: Folder of the training.
@@ -115,7 +133,11 @@ class TensorBoardPages(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        if trainer.sanity_checking or not has_pages(trainer) or halves(epoch, trainer) == self.halves_drawn:
+        if (
+            trainer.sanity_checking
+            or not has_pages(trainer)
+            or halves(epoch, trainer) == self.halves_drawn
+        ):
             return
         self.halves_drawn = halves(epoch, trainer)
         with matplotlib.style.context(STYLE):
@@ -129,7 +151,8 @@ def has_pages(trainer: pl.Trainer) -> bool:
 
 
 def halves(epoch: int, trainer: pl.Trainer) -> int:
-    """Return how many halves of the training have passed after `epoch` epochs; 0 for a training without end."""
+    """Return how many halves of the training have passed after `epoch` epochs; 0 for a training
+    without end."""
     n_epochs = total_epochs(trainer)
     return 0 if n_epochs is None else 2 * epoch // n_epochs
 
@@ -139,7 +162,9 @@ def draw_inference(model: pl.LightningModule, data: pl.LightningDataModule) -> d
     trials = data.datasets["valid"][:N_TRIALS]
     inferred = infer_arrays(model, trials.spikes)
     rates, latents = inferred["rates"], inferred["latents"]
-    spikes, true = (None if field is None else field.cpu().numpy() for field in (trials.spikes, trials.rates))
+    spikes, true = (
+        None if field is None else field.cpu().numpy() for field in (trials.spikes, trials.rates)
+    )
     chosen = np.linspace(0, len(spikes) - 1, min(N_EXAMPLES, len(spikes))).astype(int)
     examples = [
         Example(

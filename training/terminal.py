@@ -57,14 +57,19 @@ class ReportProgress(Callback):
         scores = trainer.callback_metrics
         name = "r2" if "valid/r2" in scores else "bps"  # without true rates there is no R²
         value = float(scores.get(f"valid/{name}", math.nan))
-        self.score, self.is_validated = f"{'R²' if name == 'r2' else 'bits/spike'} {value:6.3f}", True
+        self.score, self.is_validated = (
+            f"{'R²' if name == 'r2' else 'bits/spike'} {value:6.3f}",
+            True,
+        )
         self.heldout_nll = float(scores.get("valid/heldout_nll_amortised", math.nan))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         self.send(trainer, trainer.current_epoch + 1)
 
     def on_fit_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        self.send(trainer, trainer.current_epoch, trainer.current_epoch)  # also of a training that was stopped early
+        self.send(
+            trainer, trainer.current_epoch, trainer.current_epoch
+        )  # also of a training that was stopped early
 
     def send(self, trainer: pl.Trainer, epoch: int, n_epochs: int | None = None) -> None:
         if trainer.is_global_zero:
@@ -76,7 +81,8 @@ class ReportProgress(Callback):
 
 @contextlib.contextmanager
 def progress_display(trainings: list[str], quiet: bool) -> Iterator[Send]:
-    """Yield a function that shows reports: as live bars in a terminal, as lines elsewhere, or not at all."""
+    """Yield a function that shows reports: as live bars in a terminal, as lines elsewhere, or not
+    at all."""
     if quiet:
         yield ignore
     elif sys.stdout.isatty():
@@ -95,24 +101,36 @@ class Bars:
 
     def __init__(self, progress: Progress, trainings: list[str]) -> None:
         self.progress = progress
-        self.tasks = {name: progress.add_task(name, start=False, total=None, score="") for name in trainings}
-        self.sweep = progress.add_task("sweep", start=False, total=None, score="epochs") if len(trainings) > 1 else None
+        self.tasks = {
+            name: progress.add_task(name, start=False, total=None, score="") for name in trainings
+        }
+        self.sweep = (
+            progress.add_task("sweep", start=False, total=None, score="epochs")
+            if len(trainings) > 1
+            else None
+        )
 
     def show(self, report: Report) -> None:
         task = self.tasks[report.training]
         if not self.progress.tasks[task].started:  # epochs before a resume have taken no time now
             self.progress.reset(task, completed=report.epoch, total=report.n_epochs)
-        self.progress.update(task, completed=report.epoch, total=report.n_epochs, score=report.score)
+        self.progress.update(
+            task, completed=report.epoch, total=report.n_epochs, score=report.score
+        )
         if self.sweep is not None and report.n_epochs is not None:
             tasks = [self.progress.tasks[task] for task in self.tasks.values()]
-            done, total = sum(task.completed for task in tasks), sum(task.total or report.n_epochs for task in tasks)
+            done, total = (
+                sum(task.completed for task in tasks),
+                sum(task.total or report.n_epochs for task in tasks),
+            )
             if not self.progress.tasks[self.sweep].started:
                 self.progress.reset(self.sweep, completed=done, total=total)
             self.progress.update(self.sweep, completed=done, total=total)
 
 
 class Lines:
-    """A line for each tenth of a training, with the time left for all. Without end: one for each validation."""
+    """A line for each tenth of a training, with the time left for all. Without end: one for each
+    validation."""
 
     def __init__(self, n_trainings: int) -> None:
         self.n_trainings, self.start = n_trainings, time.perf_counter()
@@ -133,7 +151,8 @@ class Lines:
             print(f"{report.training}  {epoch}  {report.score:9}  {left} left", flush=True)
 
     def seconds_left(self) -> float:
-        """Return the time that is left for all trainings, at the speed since the start. Epochs before a resume do not count."""
+        """Return the time that is left for all trainings, at the speed since the start. Epochs
+        before a resume do not count."""
         trained = sum(self.done.values()) - sum(self.started_at.values())
         left = self.n_trainings - sum(self.done.values())
         return (time.perf_counter() - self.start) * left / trained

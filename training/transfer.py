@@ -1,4 +1,5 @@
-"""Start a training from the weights of an earlier one, as a model of all neurons that is to adapt to few."""
+"""Start a training from the weights of an earlier one, as a model of all neurons that is to adapt
+to few."""
 
 from typing import Literal
 
@@ -10,7 +11,9 @@ Part = Literal["encoder", "generator"]
 MODULES = {"encoder": ("encoder", "ic_linear", "input_linear"), "generator": ("decoder", "readout")}
 
 
-def start_from(model: SequentialAutoencoder, checkpoint: str, keep: list[Part], freeze: list[Part]) -> None:
+def start_from(
+    model: SequentialAutoencoder, checkpoint: str, keep: list[Part], freeze: list[Part]
+) -> None:
     """Give a new model parts of a trained one.
 
     Args:
@@ -20,10 +23,13 @@ def start_from(model: SequentialAutoencoder, checkpoint: str, keep: list[Part], 
         freeze: Parts that the training must not change.
 
     Raises:
-        InputError: a checkpoint that cannot be read or does not fit the model, a frozen part that is not kept, or nothing to train.
+        InputError: a checkpoint that cannot be read or does not fit the model, a frozen part that
+            is not kept, or nothing to train.
     """
     if not set(freeze) <= set(keep):
-        raise InputError(f"--freeze {' '.join(freeze)}: expected parts that --init_parts keeps: {' '.join(keep)}")
+        raise InputError(
+            f"--freeze {' '.join(freeze)}: expected parts that --init_parts keeps: {' '.join(keep)}"
+        )
     if set(freeze) == set(MODULES):
         raise InputError(f"--freeze {' '.join(freeze)}: expected a part that is left to train")
     trained, _ = load_checkpoint(checkpoint)
@@ -41,4 +47,6 @@ def start_from(model: SequentialAutoencoder, checkpoint: str, keep: list[Part], 
                 module.requires_grad_(part not in freeze)
     if "generator" in keep:
         model.hparams.start_at_mean_rates = False  # the readout has learned its bias
-        model.decoder.weight_ih_l0.requires_grad_(model.hparams.input_size > 0 and "generator" not in freeze)
+        model.decoder.weight_ih_l0.requires_grad_(
+            model.hparams.input_size > 0 and "generator" not in freeze
+        )
