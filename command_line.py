@@ -5,6 +5,7 @@ import contextlib
 import csv
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -31,7 +32,10 @@ class FailedWork(Exception):
 
 
 class Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keep the lines of the description."""
+    """Keep the lines of the description, and use wide lines."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=36, width=100)
 
 
 def command_parser(description: str) -> ArgumentParser:
@@ -41,25 +45,37 @@ def command_parser(description: str) -> ArgumentParser:
     )
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Run `main` and exit: status 0 for success, 1 for failed work, 2 for a mistake in the input,
-    130 for Ctrl-C.
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print an error of the block in one line, and exit.
 
-    These errors are printed in one line. Any other exception is a bug and keeps its traceback.
+    The status is 1 for failed work, 2 for a mistake in the input, 130 for Ctrl-C. Any other
+    exception is a bug and keeps its traceback.
     """
-    name = Path(sys.argv[0]).name
     try:
-        status = main() or 0
+        yield
+        return
     except (InputError, ArgumentError) as error:
-        status, message = 2, str(error)
+        status, message = 2, shorten(str(error))
     except (FailedWork, OSError) as error:
         status, message = 1, str(error)
     except KeyboardInterrupt as error:
         status, message = 130, str(error) or "interrupted"
-    else:
-        sys.exit(status)
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
+
+
+def shorten(message: str) -> str:
+    """Return a message of jsonargparse as: flag, what is wrong, what was found."""
+    message = re.sub(r'^Parser key "([^"]+)"( element \d+)?:', r"--\1:", message)
+    union = r"Does not validate.*Errors:\s*- (.*?)\s*- .*Given value: (.*)"
+    return re.sub(union, r"\1; found \2", message, flags=re.DOTALL)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a command and exit, with its errors in one line. Status 0 is success."""
+    with one_line_errors():
+        sys.exit(main() or 0)
 
 
 def silence_lightning() -> None:
@@ -70,24 +86,21 @@ def silence_lightning() -> None:
 
 
 def writable_folder(path: str | Path, flag: str) -> Path:
-    """Return the folder `path`, made if necessary; raise InputError naming `flag` if it cannot be
-    written to."""
+    """Return the folder `path`, made if necessary; raise InputError if it cannot be written to."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(
-            f"{flag} {path}: cannot write there ({error.strerror}); expected a folder that can be written"
-        ) from None
+        found = f"{flag} {path}: cannot write there ({error.strerror})"
+        raise InputError(f"{found}; expected a folder that can be written") from None
     return folder
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to. Rename it to `path` if the block ends
-    without an error."""
+    """Yield a path beside `path` to write to, and rename it to `path` unless there is an error."""
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -112,8 +125,7 @@ def read_table(path: str | Path) -> list[dict[str, str]]:
 
 
 def markdown_table(columns: dict[str, list[str]], n_left: int = 0) -> str:
-    """Return a markdown table of columns (title: cells). The first `n_left` are aligned left, the
-    others right."""
+    """Return a Markdown table of columns (title: cells), the first `n_left` aligned left."""
     alignment = ["---" if index < n_left else "---:" for index in range(len(columns))]
     rows = [list(columns), alignment, *zip(*columns.values(), strict=True)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -3,33 +3,38 @@
 A missing count is NaN. Letters in shapes: B trials, T time bins, N neurons.
 """
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
+from jsonargparse.typing import (
+    NonNegativeInt,
+    OpenUnitInterval,
+    PositiveInt,
+    restricted_number_type,
+)
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from command_line import InputError, expect
+from command_line import expect
 from modules.coordinated_dropout import mask_missing
 from modules.posterior import n_affordable
 from recordings.checks import check_counts, check_rates
-from recordings.hdf5 import SPLITS, StoredArray, Trials, hold_out_conditions, read_file
-from recordings.patterns import Fill, Pattern, fill_missing, sample
+from recordings.hdf5 import StoredArray, Trials, read_file
+from recordings.masks import Fill, Masks, Pattern, development_stride
+from recordings.splitting import hold_out_conditions
 
 VALID_BATCH_SIZE = 512  # trials, if they are not very large; does not change the scores
-MAX_DEVELOPMENT_TRIALS = 300  # training trials with held-out entries
+AtMostHalf = restricted_number_type("AtMostHalf", float, [(">=", 0), ("<=", 0.5)])
 
 
 class Batch(NamedTuple):
     """A batch of B trials: spikes for the model, the rest for validation."""
 
     spikes: Tensor  # (B, T, N) counts per bin, NaN = not observed
-    heldout: (
-        Tensor  # (B, T, N) bool, observed entries that are hidden from the model, to score it on
-    )
+    heldout: Tensor  # (B, T, N) bool, observed entries hidden from the model, to score it on
     rates: Tensor | None  # (B, T, N) true rates in spikes/s, where known; for metrics only
 
     @property
@@ -37,93 +42,46 @@ class Batch(NamedTuple):
         """The spikes (B, T, N) without those that are held out."""
         return mask_missing(self.spikes, ~self.heldout)
 
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch on a device."""
+        return Batch(*(None if field is None else field.to(device) for field in self))
 
-class Masks(NamedTuple):
-    """The random choices for the trials of a split: which counts are observed, and which of these
-    are held out.
 
-    Each trial has random numbers of its own, so it has the same masks in whatever order trials are
-    read.
+class MaskedTrials(Dataset):
+    """The masked trials of a split, indexed a batch at a time.
+
+    Trials in memory are masked once, and kept on `device`. Trials on disk are read and masked for
+    each batch, with the same masks.
     """
 
-    seeds: list[int]
-    bandwidth: int | None  # None: all recorded neurons are observed
-    heldout_fraction: float  # of the observed entries of a trial
-    stride: (
-        int | None
-    )  # held-out entries are in each trial (1), in each stride-th trial, or in none (None)
-    first_heldout: int | None = (
-        None  # neurons from this one on are held out instead of random entries
-    )
-    pattern: Pattern = "random"
-    fill: Fill = "none"
-
-    def apply(self, spikes: np.ndarray, trial: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the spikes (T, N) of a trial with NaN where they are not observed, and which
-        entries are held out."""
-        rng = np.random.default_rng([*self.seeds, trial])
-        observed = ~np.isnan(spikes)
-        if self.bandwidth is not None:
-            observed = sample(self.pattern, observed, self.bandwidth, self.seeds[0], rng)
-        if self.stride is None or trial % self.stride:
-            heldout = np.zeros_like(observed)
-        else:
-            neurons, chance = np.arange(spikes.shape[1]), rng.random(spikes.shape, dtype=np.float32)
-            is_random = self.first_heldout is None
-            heldout = observed & (
-                chance < self.heldout_fraction if is_random else neurons >= self.first_heldout
-            )
-        # what stands in place of a missing count must not tell the held-out ones
-        shown = fill_missing(np.where(observed & ~heldout, spikes, np.float32(np.nan)), self.fill)
-        return np.where(heldout, spikes, shown), heldout
-
-
-class TrialDataset(Dataset):
-    """Trials in the memory of a device, indexed a batch at a time."""
-
     def __init__(self, trials: Trials, masks: Masks, device: torch.device | str = "cpu") -> None:
-        masked = [masks.apply(spikes, trial) for trial, spikes in enumerate(trials.spikes)]
-        fields = [*(np.stack(field) for field in zip(*masked, strict=True)), trials.rates]
-        self.trials = Batch(
-            *(None if field is None else torch.from_numpy(field).to(device) for field in fields)
-        )
+        self.trials, self.masks, self.kept = trials, masks, None
+        if not isinstance(trials.spikes, StoredArray):
+            self.kept = self.read(np.arange(len(self))).to(device)
 
     def __len__(self) -> int:
         return len(self.trials.spikes)
 
-    def __getitem__(self, index: int | list[int] | Tensor) -> Batch:
-        return Batch(*(None if field is None else field[index] for field in self.trials))
+    def __getitem__(self, rows: slice | list[int] | Tensor) -> Batch:
+        if self.kept is None:
+            return self.read(np.arange(len(self))[rows])
+        return Batch(*(None if field is None else field[rows] for field in self.kept))
 
     __getitems__ = __getitem__  # DataLoader calls it with the indices of a whole batch
 
-
-class StreamedTrialDataset(Dataset):
-    """Trials on disk, read and masked a batch at a time, with the same masks as in memory."""
-
-    def __init__(self, stored: Trials, masks: Masks) -> None:
-        self.stored, self.masks = stored, masks
-
-    def __len__(self) -> int:
-        return len(self.stored.spikes)
-
-    def __getitem__(self, index: int | slice | list[int] | Tensor) -> Batch:
-        rows = np.atleast_1d(np.arange(len(self))[index])
-        spikes, rates = self.stored.spikes, self.stored.rates
-        counts = check_counts(spikes[rows], spikes.path, spikes.key)
-        masked = [
-            self.masks.apply(trial, row) for trial, row in zip(counts, rows.tolist(), strict=True)
-        ]
-        fields = [np.stack(field) for field in zip(*masked, strict=True)]
-        fields += [None if rates is None else check_rates(rates[rows], rates.path, rates.key)]
-        fields = [None if field is None else torch.from_numpy(field) for field in fields]
-        return Batch(
-            *(
-                field[0] if isinstance(index, int) and field is not None else field
-                for field in fields
-            )
-        )
-
-    __getitems__ = __getitem__
+    def read(self, rows: np.ndarray) -> Batch:
+        """Read and mask trials; raise InputError if a value cannot be right."""
+        stored = self.trials
+        spikes, rates = stored.spikes[rows], None if stored.rates is None else stored.rates[rows]
+        if isinstance(
+            stored.spikes, StoredArray
+        ):  # those in memory were checked when they were read
+            spikes = check_counts(spikes, stored.spikes.path, stored.spikes.key)
+            if rates is not None:
+                rates = check_rates(rates, stored.rates.path, stored.rates.key)
+        masked = [self.masks.apply(*trial) for trial in zip(spikes, rows.tolist(), strict=True)]
+        fields = [*(np.stack(field) for field in zip(*masked, strict=True)), rates]
+        return Batch(*(None if field is None else torch.from_numpy(field) for field in fields))
 
 
 def mix_seeds(*numbers: int) -> int:
@@ -131,25 +89,26 @@ def mix_seeds(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-class EpochSampler(DistributedSampler):
-    """Shuffle by seed and epoch alone, so that a resumed training sees the trials in the same
-    order.
+class EpochSampler(Sampler):
+    """Shuffle by seed and epoch alone, so that a resumed run sees the trials in the same order."""
 
-    Each of n processes gets every n-th trial. The first trials are repeated if n does not divide
-    the number of trials.
-    """
+    def __init__(self, n_trials: int, seed: int) -> None:
+        self.n_trials, self.seed, self.epoch = n_trials, seed, 0
 
-    def __init__(self, dataset: Dataset, seed: int, rank: int, n_processes: int) -> None:
-        super().__init__(dataset, n_processes, rank)
-        self.run_seed = seed
+    def __len__(self) -> int:
+        return self.n_trials
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch. Lightning calls this before each."""
-        super().set_epoch(mix_seeds(self.run_seed, epoch))
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch))
+        return iter(torch.randperm(self.n_trials, generator=generator).tolist())
 
 
 def unchanged(batch: Batch) -> Batch:
-    """Return the batch unchanged: the collate function for data sets that return whole batches."""
+    """Return the batch unchanged: the data set returns whole batches."""
     return batch
 
 
@@ -170,16 +129,16 @@ class SpikeDataModule(pl.LightningDataModule):
             at most 128.
         heldout_fraction: Fraction of a trial's observed entries that are held out to score models,
             in each validation trial.
-        development_fraction: Fraction of the training trials (at most 300) that have them, too; by
-            these the refinement chooses.
+        development_fraction: Fraction of the training trials (at most 300) that have them, too; the
+            refinement selects models on these.
         bin_width: Width of a time bin (s). None: the file's attribute. If the file's rates are per
             ms: the width in ms.
         seed: Seed of the masks and of the order of the trials.
-        num_workers: Processes that load batches. 0: none but the training's; small data are then
+        num_workers: Processes that load batches. 0: none but the run's own; small data are then
             kept on its GPU, if any.
 
     Raises:
-        InputError: a bad file, or a value out of range.
+        InputError: a bad file, or a bandwidth that it does not have.
     """
 
     def __init__(
@@ -189,50 +148,34 @@ class SpikeDataModule(pl.LightningDataModule):
         pattern: Pattern = "random",
         fill: Fill = "none",
         split: Literal["trials", "conditions"] = "trials",
-        batch_size: int | None = None,
-        heldout_fraction: float = 0.2,
-        development_fraction: float = 0.25,
+        batch_size: PositiveInt | None = None,
+        heldout_fraction: OpenUnitInterval = 0.2,
+        development_fraction: AtMostHalf = 0.25,
         bin_width: float | None = None,
         seed: int = 0,
-        num_workers: int = 0,
+        num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        self.trials, self.bin_width, self.n_heldin, self.conversion, self.condition_names = (
-            read_file(path, bin_width)
-        )
-        bin_width = self.bin_width  # for the hyperparameters
+        recording = read_file(path, bin_width)
+        self.trials, self.conversion = recording.trials, recording.conversion
+        self.n_heldin, self.condition_names = recording.n_heldin, recording.condition_names
+        self.bin_width = bin_width = recording.bin_width  # also for the hyperparameters
         if split == "conditions":
             self.trials = hold_out_conditions(self.trials, path)
         self.n_neurons = self.trials["train"].spikes.shape[-1]
-        n_neurons = f"1 to {self.n_neurons}, the number of neurons in {path}"
+        possible = f"1 to {self.n_neurons}, the number of neurons in {path}"
         expect(
-            bandwidth is None or 1 <= bandwidth <= self.n_neurons, "bandwidth", bandwidth, n_neurons
-        )
-        expect(batch_size is None or batch_size >= 1, "--data.batch_size", batch_size, "at least 1")
-        expect(num_workers >= 0, "--data.num_workers", num_workers, "at least 0")
-        expect(
-            0 < heldout_fraction < 1,
-            "--data.heldout_fraction",
-            heldout_fraction,
-            "a fraction between 0 and 1",
-        )
-        expect(
-            0 <= development_fraction <= 0.5,
-            "--data.development_fraction",
-            development_fraction,
-            "0 to 0.5",
+            bandwidth is None or 1 <= bandwidth <= self.n_neurons, "bandwidth", bandwidth, possible
         )
         self.save_hyperparameters()
 
     def state_dict(self) -> dict[str, str | None]:
-        """Return what a checkpoint remembers beside the options: how the recording was made from a
-        session."""
+        """Return what a checkpoint remembers beside the options: how a session was cut."""
         return {"conversion": self.conversion}
 
     @property
     def batch_size(self) -> int:
-        """Trials in a training batch. Small recordings need small batches, to learn from each trial
-        often enough."""
+        """Trials in a training batch: few in small recordings, to learn from each often enough."""
         return self.hparams.batch_size or min(max(len(self.trials["train"].spikes) // 12, 16), 128)
 
     @property
@@ -247,59 +190,36 @@ class SpikeDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Draw the masks. The same seed gives the same masks in any stage, order and process."""
-        self.datasets = {split: self._dataset(split) for split in SPLITS}
-
-    def _dataset(self, split: str) -> Dataset:
-        options, trials = self.hparams, self.trials[split]
-        stride = 1 if split == "valid" else self._development_stride()
-        first = self.n_heldin if split == "valid" and self.n_heldin < self.n_neurons else None
-        seeds, heldout_fraction = [options.seed, SPLITS.index(split)], options.heldout_fraction
-        masks = Masks(
-            seeds, options.bandwidth, heldout_fraction, stride, first, options.pattern, options.fill
-        )
-        if isinstance(trials.spikes, StoredArray):
-            return StreamedTrialDataset(trials, masks)
-        stays = options.num_workers == 0 and len(trials.spikes) <= n_affordable(
-            *trials.spikes.shape[1:]
-        )
-        return TrialDataset(
-            trials, masks, self.trainer.strategy.root_device if self.trainer and stays else "cpu"
-        )
-
-    def _development_stride(self) -> int | None:
-        """Return n if each n-th training trial has held-out entries; None if none has."""
-        fraction = self.hparams.development_fraction
-        if fraction == 0:
-            return None
-        return max(
-            round(1 / fraction), -(-len(self.trials["train"].spikes) // MAX_DEVELOPMENT_TRIALS)
-        )
-
-    def _loader(self, split: str) -> DataLoader:
-        dataset, seed = self.datasets[split], self.hparams.seed
-        rank, n_processes = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
-        if len(dataset) < n_processes:
-            raise InputError(
-                f"{self.hparams.path}: {split}_data has {len(dataset)} trials; expected one for each of {n_processes} processes"
+        options, n_neurons = self.hparams, self.n_neurons
+        n_train = len(self.trials["train"].spikes)
+        strides = {"train": development_stride(n_train, options.development_fraction), "valid": 1}
+        first_heldout = self.n_heldin if self.n_heldin < n_neurons else None
+        self.datasets = {}
+        for number, (split, trials) in enumerate(self.trials.items()):
+            masks = Masks(
+                seeds=[options.seed, number],
+                bandwidth=options.bandwidth,
+                heldout_fraction=options.heldout_fraction,
+                stride=strides[split],
+                first_heldout=first_heldout if split == "valid" else None,
+                pattern=options.pattern,
+                fill=options.fill,
             )
-        if split == "train":
-            batch_size, sampler = self.batch_size, EpochSampler(dataset, seed, rank, n_processes)
-        else:
-            batch_size = min(VALID_BATCH_SIZE, n_affordable(*self.trials[split].spikes.shape[1:]))
-            sampler = UnrepeatedDistributedSampler(dataset, n_processes, rank, shuffle=False)
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=unchanged,
-            num_workers=self.hparams.num_workers,
-            persistent_workers=self.hparams.num_workers > 0,
-        )
+            is_small = len(trials.spikes) <= n_affordable(*trials.spikes.shape[1:])
+            stays = self.trainer and is_small and options.num_workers == 0
+            device = self.trainer.strategy.root_device if stays else "cpu"
+            self.datasets[split] = MaskedTrials(trials, masks, device)
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader("train")
+        dataset = self.datasets["train"]
+        return self._loader(dataset, self.batch_size, EpochSampler(len(dataset), self.hparams.seed))
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("valid")
+        dataset = self.datasets["valid"]
+        n_together = min(VALID_BATCH_SIZE, n_affordable(*self.trials["valid"].spikes.shape[1:]))
+        return self._loader(dataset, n_together, None)
+
+    def _loader(self, dataset: Dataset, batch_size: int, sampler: Sampler | None) -> DataLoader:
+        n_workers = self.hparams.num_workers
+        options = {"num_workers": n_workers, "persistent_workers": n_workers > 0}
+        return DataLoader(dataset, batch_size, sampler=sampler, collate_fn=unchanged, **options)

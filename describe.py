@@ -1,7 +1,6 @@
-"""Describe a recording: shapes, observed entries, rates, and what looks wrong. Exit status 2 if it
-cannot be trained on.
+"""Describe a recording: shapes, observed entries, rates, and what looks wrong.
 
-python describe.py FILE
+python describe.py FILE          exit status 2 if it cannot be trained on
 """
 
 import shlex
@@ -11,8 +10,8 @@ from pathlib import Path
 import jsonargparse
 import numpy as np
 
-from command_line import InputError, run
-from recordings.checks import check_counts, check_rates
+from command_line import run
+from recordings.checks import check_counts, check_observed, check_rates
 from recordings.hdf5 import Trials, blocks, read_file
 
 HIGH_MEAN_RATE = 300  # spikes/s; a higher mean is probably a mistake in units
@@ -21,17 +20,20 @@ MAX_RATE = 2000  # spikes/s; no neuron is faster, even within one bin
 
 @dataclass
 class Summary:
-    """Sums over the trials of one split."""
+    """Sums over the trials of one split. Letters: T bins, N neurons."""
 
-    n_observed: np.ndarray  # (time, neurons) trials in which an entry was observed
-    n_spikes: np.ndarray  # (time, neurons)
+    n_observed: np.ndarray  # (T, N) trials in which an entry was observed
+    n_spikes: np.ndarray  # (T, N)
     highest_count: float
     n_empty_trials: int  # without a single observed entry
 
+    def mean_rates(self, bin_width: float) -> np.ndarray:
+        """Return the mean rates (N,) in spikes/s, zero for neurons that were never observed."""
+        return self.n_spikes.sum(0) / np.maximum(self.n_observed.sum(0), 1) / bin_width
+
 
 def summarise(trials: Trials, path: str | Path, split: str) -> Summary:
-    """Sum over the trials of one split, a block at a time; raise InputError if a value cannot be
-    right."""
+    """Sum over the trials of one split, a block at a time; raise InputError for wrong values."""
     n_observed, n_spikes = np.zeros((2, *trials.spikes.shape[1:]))
     highest, n_empty = 0.0, 0
     for block in blocks(trials.spikes):
@@ -43,28 +45,47 @@ def summarise(trials: Trials, path: str | Path, split: str) -> Summary:
         n_spikes += np.nansum(spikes, axis=0)
         n_empty += int((~observed.any((1, 2))).sum())
         highest = max(highest, float(np.nanmax(spikes, initial=0.0)))
-    if not n_observed.any():
-        raise InputError(f"{path}: {split}_data holds NaN alone; expected some observed counts")
+    check_observed(n_observed > 0, path, f"{split}_data")
     return Summary(n_observed, n_spikes, highest, n_empty)
 
 
 def find_suspicious(summary: Summary, bin_width: float) -> list[str]:
-    """Return a line for each property that looks like a mistake. Neurons and bins are counted from
-    0."""
+    """Return a line for each property that looks wrong. Neurons and bins are counted from 0."""
     n_observed, n_spikes = summary.n_observed.sum(0), summary.n_spikes.sum(0)
-    rates = n_spikes / np.maximum(n_observed, 1) / bin_width
+    is_fast = summary.mean_rates(bin_width) > HIGH_MEAN_RATE
     found = {
-        "never observed: neurons": np.flatnonzero(n_observed == 0),
-        "observed but silent: neurons": np.flatnonzero((n_observed > 0) & (n_spikes == 0)),
-        f"above {HIGH_MEAN_RATE} spikes/s: neurons": np.flatnonzero(rates > HIGH_MEAN_RATE),
-        "never observed: time bins": np.flatnonzero(summary.n_observed.sum(1) == 0),
+        "never observed: neurons": n_observed == 0,
+        "observed but silent: neurons": (n_observed > 0) & (n_spikes == 0),
+        f"above {HIGH_MEAN_RATE} spikes/s: neurons": is_fast,
+        "never observed: time bins": summary.n_observed.sum(1) == 0,
     }
-    lines = [f"{what} {', '.join(map(str, where))}" for what, where in found.items() if len(where)]
+    lines = [
+        f"{what} {', '.join(map(str, np.flatnonzero(where)))}"
+        for what, where in found.items()
+        if where.any()
+    ]
     if summary.n_empty_trials:
         lines.append(f"without any observed count: {summary.n_empty_trials} trials")
     if summary.highest_count > max(2.0, MAX_RATE * bin_width):
         lines.append(f"the highest count in a bin of {bin_width:g} s is {summary.highest_count:g}")
     return lines
+
+
+def describe_split(trials: Trials, summary: Summary, bin_width: float) -> str:
+    """Return what is in the trials of one split, in lines."""
+    observed = 100 * summary.n_observed / len(trials.spikes)
+    rates = summary.mean_rates(bin_width)
+    mean = summary.n_spikes.sum() / summary.n_observed.sum() / bin_width
+    lines = [f"true rates          {'none' if trials.rates is None else 'known'}"]
+    lines.append(f"observed            {observed.mean():.1f}% of the entries")
+    for axis, name in enumerate(("of a neuron's", "of a time bin's")):
+        part = observed.mean(axis)
+        span = f"{part.min():.1f}% to {part.max():.1f}% (median {np.median(part):.1f}%)"
+        lines.append(f"{name:18}  {span}")
+    span = f"neurons {rates.min():.1f} to {rates.max():.1f}"
+    lines.append(f"mean rate           {mean:.1f} spikes/s; {span}")
+    lines.append(f"highest count       {summary.highest_count:g} spikes in a bin")
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def describe(path: str, bin_width: float | None = None) -> None:
@@ -77,52 +98,26 @@ def describe(path: str, bin_width: float | None = None) -> None:
     Raises:
         InputError: the file cannot be trained on.
     """
-    bin_width_flag = "" if bin_width is None else f" --data.bin_width {bin_width}"
-    trials, bin_width, n_heldin, _, names = read_file(path, bin_width)
-    n_bins, n_neurons = trials["train"].spikes.shape[1:]
-    heldout = (
-        f", of which {n_neurons - n_heldin} are hidden from the encoder"
-        if n_heldin < n_neurons
-        else ""
-    )
-    print(
-        f"{path}: {n_neurons} neurons{heldout}, {n_bins} bins of {bin_width:g} s in a trial ({n_bins * bin_width:g} s)"
-    )
+    flag = "" if bin_width is None else f" --data.bin_width {bin_width}"
+    splits, bin_width, n_heldin, _, names = read_file(path, bin_width)
+    n_bins, n_neurons = splits["train"].spikes.shape[1:]
+    n_hidden = n_neurons - n_heldin
+    heldout = f", of which {n_hidden} are hidden from the encoder" if n_hidden else ""
+    duration = f"{n_bins} bins of {bin_width:g} s in a trial ({n_bins * bin_width:g} s)"
+    print(f"{path}: {n_neurons} neurons{heldout}, {duration}")
+    named = f" ({', '.join(names)})" if names and len(names) <= 12 else ""
     warnings = []
-    for split, split_trials in trials.items():
-        summary = summarise(split_trials, path, split)
-        n_trials = len(split_trials.spikes)
-        observed = 100 * summary.n_observed / n_trials
-        of_neurons = summary.n_spikes.sum(0) / np.maximum(summary.n_observed.sum(0), 1) / bin_width
-        n_conditions = (
-            None if split_trials.condition is None else len(np.unique(split_trials.condition))
-        )
-        named = f" ({', '.join(names)})" if names and len(names) <= 12 else ""
-        print(
-            f"\n{split}: {n_trials} trials"
-            + (f" of {n_conditions} conditions{named}" if n_conditions else "")
-        )
-        print(f"  true rates          {'none' if split_trials.rates is None else 'known'}")
-        print(f"  observed            {observed.mean():.1f}% of the entries")
-        for name, of_one in (
-            ("of a neuron's", observed.mean(0)),
-            ("of a time bin's", observed.mean(1)),
-        ):
-            print(
-                f"  {name:18}  {of_one.min():.1f}% to {of_one.max():.1f}% (median {np.median(of_one):.1f}%)"
-            )
-        mean = summary.n_spikes.sum() / summary.n_observed.sum() / bin_width
-        print(
-            f"  mean rate           {mean:.1f} spikes/s; neurons {of_neurons.min():.1f} to {of_neurons.max():.1f}"
-        )
-        print(f"  highest count       {summary.highest_count:g} spikes in a bin")
+    for split, trials in splits.items():
+        labels, summary = trials.condition, summarise(trials, path, split)
+        conditions = "" if labels is None else f" of {len(np.unique(labels))} conditions{named}"
+        print(f"\n{split}: {len(trials.spikes)} trials{conditions}", end="")
+        print(describe_split(trials, summary, bin_width))
         warnings += [f"{split}: {line}" for line in find_suspicious(summary, bin_width)]
     print("\nLooks wrong:" if warnings else "\nNothing looks wrong.")
     for line in warnings:
         print(f"  {line}")
-    print(
-        f"\nIt can be trained on: python train.py --data.path {shlex.quote(path)}{bin_width_flag} --bandwidths {n_neurons}"
-    )
+    command = f"python train.py --data.path {shlex.quote(path)}{flag} --bandwidths {n_neurons}"
+    print(f"\nIt can be trained on: {command}")
 
 
 def main() -> None:

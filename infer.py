@@ -12,10 +12,9 @@ dropped.
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import h5py
 import jsonargparse
@@ -26,7 +25,7 @@ from command_line import InputError, atomic_write, expect, run, writable_folder
 from evaluation.checkpoints import load_checkpoint, load_conversion
 from evaluation.inference import BATCH_SIZE, UNITS, infer_arrays
 from model import SequentialAutoencoder
-from recordings.checks import check_counts
+from recordings.checks import check_counts, require
 from recordings.hdf5 import SPLITS, Array, blocks, open_file, open_trials, read_bin_width
 from recordings.nwb import is_nwb, write_rates
 from recordings.session import Conversion, Session, read_session
@@ -39,117 +38,81 @@ def fingerprint(path: str | Path) -> str:
 
 
 def open_spikes(path: str, bin_width: float | None) -> tuple[dict[str, Array], float]:
-    """Return the stored spikes of a file by the prefix of their key ("", `train_`, `valid_`), and
-    the bin width (s).
+    """Return the stored spikes of a file by the prefix of their key, and the bin width (s).
 
     Raises:
         InputError: a file that cannot be read or has no spikes.
     """
     with open_file(path) as file:
-        prefixes = [
-            prefix for prefix in ("", *(f"{split}_" for split in SPLITS)) if f"{prefix}data" in file
-        ]
-        if not prefixes:
-            raise InputError(
-                f"{path}: has no key data; expected data, or train_data and valid_data"
-            )
-        stored = {prefix: open_trials(file, path, prefix).spikes for prefix in prefixes}
+        prefixes = ["", *(f"{split}_" for split in SPLITS)]
+        found = [prefix for prefix in prefixes if f"{prefix}data" in file]
+        expected = "expected data, or train_data and valid_data"
+        require(len(found) > 0, f"{path}: has no key data; {expected}")
+        stored = {prefix: open_trials(file, path, prefix).spikes for prefix in found}
         return stored, read_bin_width(file, path, bin_width)
 
 
 def open_session(path: str, checkpoint: str) -> Session:
-    """Cut an NWB file into trials as that of the training was, with the same units.
+    """Cut an NWB file into trials of the same units as that of the training, in the same way.
 
     Raises:
         InputError: a file that cannot be read or lacks a unit, or a model that was not trained on
             an NWB file.
     """
     conversion = load_conversion(checkpoint)
-    if conversion is None:
-        raise InputError(
-            f"{path}: {checkpoint} was not trained on a session; expected a file that convert.py made from {path}"
-        )
+    expected = f"expected a file that convert.py made from {path}"
+    require(bool(conversion), f"{path}: {checkpoint} was not trained on a session; {expected}")
     try:  # the checkpoint may be anyone's: no query of it is evaluated
         conversion = replace(Conversion(**json.loads(conversion)), condition=None, units=None)
     except (ValueError, TypeError):
-        raise InputError(
-            f"{checkpoint}: holds no conversion of convert.py; expected a checkpoint that train.py made"
-        ) from None
+        expected = "expected a checkpoint that train.py made"
+        raise InputError(f"{checkpoint}: holds no conversion of convert.py; {expected}") from None
     session = read_session(path, conversion)
     for line in session.notes:
         print(line)
     return session
 
 
-class Inferred(NamedTuple):
-    """What was inferred from a batch of trials."""
+def check_fit(
+    model: SequentialAutoencoder, stored: dict[str, Array], bin_width: float, path: str
+) -> None:
+    """Raise InputError if a model was trained on other neurons or bins than those of a file."""
+    n_neurons, expected = model.hparams.n_neurons, model.hparams.bin_width
+    for prefix, spikes in stored.items():
+        found = f"{path}: {prefix}data has {spikes.shape[2]} neurons"
+        require(spikes.shape[2] == n_neurons, f"{found}; expected {n_neurons}")
+    found = f"{path}: its bins are {bin_width:g} s wide"
+    require(np.isclose(bin_width, expected), f"{found}; expected {expected:g}, as in training")
 
-    prefix: str  # of the key of their spikes
-    trials: slice
-    n_trials: int  # in all, with this prefix
-    arrays: dict[str, np.ndarray]  # of `infer_arrays`
 
-
-def infer_batches(
-    model: SequentialAutoencoder, stored: dict[str, Array], path: str
-) -> Iterator[Inferred]:
-    """Infer a batch at a time."""
+def infer_into(
+    target: h5py.File, model: SequentialAutoencoder, stored: dict[str, Array], path: str
+) -> None:
+    """Infer a batch at a time into an open file; keys get the prefix of the spikes' key."""
     with Progress(transient=True) as progress:
         for prefix, spikes in stored.items():
             task = progress.add_task(f"{prefix}data", total=len(spikes))
             for trials in blocks(spikes, max_trials=BATCH_SIZE):
                 batch = check_counts(spikes[trials], path, f"{prefix}data")
-                yield Inferred(
-                    prefix, trials, len(spikes), infer_arrays(model, batch, with_sd=True)
-                )
+                for name, inferred in infer_arrays(model, batch, with_sd=True).items():
+                    key, shape = prefix + name, (len(spikes), *inferred.shape[1:])
+                    if key not in target:
+                        target.create_dataset(key, shape, "float32", chunks=(1, *shape[1:]))
+                        target[key].attrs["unit"] = UNITS[name]
+                    target[key][trials] = inferred
                 progress.update(task, completed=trials.stop)
 
 
-def write_hdf5(
-    batches: Iterator[Inferred], out: Path, about: dict, more: dict[str, np.ndarray]
-) -> None:
-    """Write what was inferred, with units; keys get the prefix of the spikes' key. `about` becomes
-    attributes."""
-    with h5py.File(out, "w") as target:
-        target.attrs.update(about)
-        for name, array in more.items():
-            target[name] = array
-        for prefix, trials, n_trials, arrays in batches:
-            for name, inferred in arrays.items():
-                shape = inferred.shape[1:]
-                array = target.require_dataset(
-                    prefix + name, (n_trials, *shape), "float32", chunks=(1, *shape)
-                )
-                array.attrs["unit"] = UNITS[name]
-                array[trials] = inferred
+def write_nwb(rates: np.ndarray, session: Session, path: str, out: Path, about: dict) -> None:
+    """Write a copy of a session with the rates (trials, time, units) of its trials.
 
-
-def write_npz(
-    batches: Iterator[Inferred], out: Path, about: dict, more: dict[str, np.ndarray]
-) -> None:
-    """Write the same arrays as a compressed file of numpy, with the key `about` (JSON)."""
-    parts = {}
-    for prefix, _, _, arrays in batches:
-        for name, inferred in arrays.items():
-            parts.setdefault(prefix + name, []).append(inferred)
-    joined = {name: np.concatenate(part) for name, part in parts.items()}
-    with open(out, "wb") as file:
-        np.savez_compressed(file, about=json.dumps(about), **more, **joined)
-
-
-def write_nwb(
-    batches: Iterator[Inferred], session: Session, path: str, out: str, about: dict
-) -> None:
-    """Write a copy of a session with the rates of its trials. Where trials share time, the later
-    one's bins are left out."""
-    rates = np.concatenate([batch.arrays["rates"] for batch in batches])
+    Where trials share time, the later one's bins are left out.
+    """
     order = np.argsort(session.windows[:, 0], kind="stable")
     windows, rates = session.windows[order], rates[order]
     times = windows[:, :1] + session.conversion.bin_width * (0.5 + np.arange(rates.shape[1]))
-    ended = np.maximum.accumulate(np.concatenate(([-np.inf], windows[:-1, 1])))[
-        :, None
-    ]  # the trials before
-    kept = (times < windows[:, 1:]) & (times > ended)  # neither padding nor another trial's time
+    last_end = np.maximum.accumulate(np.append(-np.inf, windows[:-1, 1]))  # of the trials before
+    kept = (times < windows[:, 1:]) & (times > last_end[:, None])  # nor padding
     write_rates(path, out, rates[kept], times[kept], session.conversion.unit_ids, json.dumps(about))
 
 
@@ -160,8 +123,7 @@ def infer_file(
     to: Literal["hdf5", "npz", "nwb"] | None = None,
     bin_width: float | None = None,
 ) -> None:
-    """Infer rates, their uncertainty, log-rates, latents, initial conditions and inputs, if the
-    decoder has any, of all trials in a file.
+    """Infer rates and their uncertainty, log-rates, latents, initial conditions and inputs, if any.
 
     Args:
         checkpoint: Checkpoint that train.py made, such as
@@ -180,45 +142,36 @@ def infer_file(
     model, _ = load_checkpoint(checkpoint)
     to = to or {".npz": "npz", ".nwb": "nwb"}.get(Path(out or "").suffix, "hdf5")
     out = out or f"rates.{to.replace('hdf5', 'h5')}"
-    if Path(out).exists():
-        raise InputError(f"--out {out}: exists; expected the name of a new file")
+    require(not Path(out).exists(), f"--out {out}: exists; expected the name of a new file")
     expect(to != "nwb" or is_nwb(file), "--to", to, f"hdf5 or npz, because {file} is no NWB file")
     writable_folder(Path(out).parent, "--out")
+    more = {}
     if is_nwb(file):
-        expect(
-            bin_width is None,
-            "--bin_width",
-            bin_width,
-            "that of the training, which is known for a session",
-        )
+        known = "that of the training, which is known for a session"
+        expect(bin_width is None, "--bin_width", bin_width, known)
         session = open_session(file, checkpoint)
         stored, bin_width = {"": session.spikes}, session.conversion.bin_width
+        more = {"start": session.windows[:, 0], "unit_ids": np.array(session.conversion.unit_ids)}
     else:
         stored, bin_width = open_spikes(file, bin_width)
-    for prefix, spikes in stored.items():
-        if spikes.shape[2] != model.hparams.n_neurons:
-            raise InputError(
-                f"{file}: {prefix}data has {spikes.shape[2]} neurons; expected {model.hparams.n_neurons}"
-            )
-    if not np.isclose(bin_width, model.hparams.bin_width):
-        raise InputError(
-            f"{file}: its bins are {bin_width:g} s wide; expected {model.hparams.bin_width:g}, as in training"
-        )
-    if model.hparams.refinement > 0 and model.prior == "encoder" and not model.hparams.input_size:
+    check_fit(model, stored, bin_width, file)
+    if model.prior.name == "encoder" and not model.hparams.input_size:
         print(f"{checkpoint} has no reference trials: the encoder alone infers")
 
-    about = {
-        "bin_width": bin_width, "checkpoint": checkpoint, "checkpoint_sha256": fingerprint(checkpoint),
-        "data": file, "data_sha256": fingerprint(file), "hyperparameters": json.dumps(dict(model.hparams)),
-    }  # fmt: skip
-    batches, more = infer_batches(model, stored, file), {}
-    if is_nwb(file):
-        more = {"start": session.windows[:, 0], "unit_ids": np.array(session.conversion.unit_ids)}
-    if to == "nwb":
-        write_nwb(batches, session, file, out, about)
-    else:
-        with atomic_write(out) as temporary:
-            (write_hdf5 if to == "hdf5" else write_npz)(batches, temporary, about, more)
+    about = {"bin_width": bin_width, "checkpoint": checkpoint}
+    about |= {"checkpoint_sha256": fingerprint(checkpoint), "data": file}
+    about |= {"data_sha256": fingerprint(file), "hyperparameters": json.dumps(dict(model.hparams))}
+    in_memory = {} if to == "hdf5" else {"driver": "core", "backing_store": False}
+    with atomic_write(out) as temporary, h5py.File(temporary, "w", **in_memory) as target:
+        target.attrs.update(about)
+        target.update(more)
+        infer_into(target, model, stored, file)
+        if to == "npz":
+            arrays = {key: array[:] for key, array in target.items()}
+            with open(temporary, "wb") as npz:
+                np.savez_compressed(npz, about=json.dumps(about), **arrays)
+        elif to == "nwb":
+            write_nwb(target["rates"][:], session, file, temporary, about)
     print(f"Rates of {sum(map(len, stored.values()))} trials are in {out}")
 
 

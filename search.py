@@ -1,168 +1,251 @@
 """Look for settings that suit a recording, by the held-out NLL.
 
 python search.py --data.path yours.h5 --bandwidths 30 --trials 30
-python search.py --resume RUN           go on with a search that was stopped
-python train.py --config RUN/best.yaml  train with what was found
+python search.py --resume SEARCH           continue a search that was stopped
+python train.py --config SEARCH/best.yaml  train with what was found
 
-It needs Optuna: pip install -r requirements-search.txt
+It needs Optuna and pandas: pip install -r requirements-search.txt
 """
 
-import functools
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace
+from training.flags import ROOT, begin
 
-from command_line import FailedWork, InputError, expect, run, silence_lightning, write_table
-from train import check_by_building, train_level
-from training import options, runs, terminal
-from training.cluster import connect, train_on_cluster
-from training.parallel import train_all
-from training.space import SPACE, Space, read_space, with_settings
+if __name__ == "__main__":
+    begin(more=("--trials", "--space"))  # the imports below take seconds
+
+import pytorch_lightning as pl
+from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
+from pytorch_lightning.callbacks import Callback
+
+from command_line import FailedWork, InputError, atomic_write, expect, run, silence_lightning
+from data import SpikeDataModule
+from evaluation.run_folders import lock_folder, make_sweep_folder, read_stopped_sweep
+from train import check_by_building, train_run
+from training import options
+from training.pool import connect, do_tasks
+from training.progress import show_progress
 
 try:
-    from training import search
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.trial import TrialState
 except ImportError:
-    search = None  # main says so
+    optuna = None  # main says so
+
+SPACE = str(ROOT / "configs" / "search.yaml")
+FREE = ("model.", "trainer.", "refinement.", "data.batch_size")  # do not change what is scored
+N_VALIDATIONS = 5  # of each run, to compare it with others while it runs
+N_FIRST = 8  # runs that are neither stopped early nor chosen by the results of others
+FIRST_STOP = 3  # the first validation at which a run may be stopped: a slow start may end well
 
 
-def make_parser() -> ArgumentParser:
+@dataclass
+class Range:
+    """Numbers from low to high; log: as many from 0.01 to 0.1 as from 0.1 to 1."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+
+Space = dict[str, Range | list]  # option of train.py: its values
+
+
+def make_parser() -> options.OptionParser:
     """Return the parser of the options of train.py, and of those of a search."""
-    parser = options.make_parser()
-    parser.description = "Look for settings that suit a recording, by the held-out NLL."
-    parser.usage = "search.py --data.path FILE --bandwidths N [--trials N] [--space FILE] [options of train.py]"
-    parser.add_argument(
-        "--trials", type=int, default=30, help="Settings to try; the first is the recipe as it is"
-    )
-    parser.add_argument("--space", type=str, default=str(SPACE), help="YAML file: what to vary")
+    parser = options.make_parser(__doc__)
+    text = "Settings to try; the first is the recipe as it is"
+    parser.add_argument("--trials", type=PositiveInt, default=30, help=text)
+    text = f"YAML file: what to vary (default: {SPACE})"
+    parser.add_argument("--space", type=Space | None, sub_configs=True, help=text)
     return parser
 
 
-def of_train(config: Namespace) -> Namespace:
-    """Return the options of a search that are those of train.py."""
-    config = config.clone()
+def choose_run(config: Namespace) -> Namespace:
+    """Return the options of each run of a search; raise InputError for a wrong one."""
+    options.check_options(config)
+    runs = options.choose_runs(config)
+    found = " ".join(str(bandwidth) for bandwidth, _ in runs)
+    expect(len(runs) == 1, "--bandwidths", found, "one bandwidth, and --seeds 1")
+    config = options.run_options(config, *runs[0])
     del config["trials"], config["space"]
+    check_by_building(config)
     return config
 
 
-def of_one_training(config: Namespace) -> Namespace:
-    """Return the options of each training of a search.
-
-    Raises:
-        InputError: a wrong option.
-    """
-    expect(config.trials >= 1, "--trials", config.trials, "at least 1")
-    options.check_options(config)
-    expect(
-        not options.is_distributed(config),
-        "--trainer.devices",
-        config.trainer.devices,
-        "1 in a search",
-    )
-    bandwidths = options.choose_bandwidths(config)
-    trainings = options.choose_trainings(config, bandwidths)
-    expect(
-        len(trainings) == 1,
-        "--bandwidths",
-        " ".join(map(str, bandwidths)),
-        "one bandwidth, and --seeds 1",
-    )
-    training = options.config_of(of_train(config), *trainings[0])
-    check_by_building(training)
-    if training.trainer.check_val_every_n_epoch is not None:
-        training.trainer.check_val_every_n_epoch = search.epochs_between_validations(training)
-    return training
+def check_space(space: Space, config: Namespace) -> None:
+    """Raise InputError for an option that a search cannot vary, or a value that it cannot have."""
+    for name, values in space.items():
+        expect(name.startswith(FREE), "--space", name, f"options of {', '.join(FREE)}")
+        ends = values if isinstance(values, list) else [values.low, values.high]
+        expect(len(ends) > 0, f"--space: {name}", values, "some values")
+        try:
+            if not isinstance(values, list):
+                optuna.distributions.FloatDistribution(*ends, log=values.log)
+            for value in ends:
+                parsed = options.make_parser().parse_object({name: value})[name]
+                check_by_building(set_options(config, {name: parsed}))
+        except Exception as error:  # Optuna's, jsonargparse's, torch's or ours
+            problem = " ".join(str(error).splitlines()[-1].split())
+            raise InputError(f"--space: {name} cannot be {values}: {problem}") from None
 
 
-def look_for_settings(config: Namespace, training: Namespace, space: Space, run_dir: Path) -> None:
-    """Try settings; write trials.csv and best.yaml, and print the best.
-
-    Raises:
-        FailedWork: no training came to its end, or a process was killed.
-    """
-    study = search.open_study(run_dir, config.seed_everything)
-    numbers = range(search.begin(study), config.trials)
-    show = terminal.ignore if config.quiet else functools.partial(print, flush=True)
-    if numbers:
-        show(
-            f"Trying {len(numbers)} settings at bandwidth {training.data.bandwidth} in {run_dir}\n"
-        )
-        show("setting   held-out NLL    time")
-    gpus = options.choose_gpus(config, len(numbers))
-    arguments = {
-        number: (training, run_dir, Path.cwd(), space, config.seed_everything + number, gpu)
-        for number, gpu in zip(numbers, gpus, strict=True)
-    }
-    try_setting = functools.partial(search.try_setting, train_level)
-    results = {}
-    if numbers and config.cluster == "local":
-        results = train_all(try_setting, arguments, min(config.jobs, len(numbers)), show)
-    elif numbers:
-        uses_gpus = options.may_use_gpus(config)
-        results = train_on_cluster(
-            try_setting, arguments, None, config.cluster, run_dir, uses_gpus, show
-        )
-    report(config, study, run_dir)
-    failed = [str(result) for result in results.values() if isinstance(result, FailedWork)]
-    if failed:
-        raise FailedWork(f"{failed[0]}; go on with: python search.py --resume {run_dir}")
+def set_options(config: Namespace, settings: dict[str, object]) -> Namespace:
+    """Return the options of a run with some of them set."""
+    config = config.clone()
+    for name, value in settings.items():
+        config[name] = value
+    return config
 
 
-def report(config: Namespace, study: object, run_dir: Path) -> None:
-    """Write trials.csv and best.yaml, and print the best."""
-    rows = search.table_of(study)
-    if rows:
-        write_table(run_dir / "trials.csv", rows)
-    best = search.best_of(study)
-    if best is None:
-        raise FailedWork(f"{run_dir}: no training came to its end")
-    found = with_settings(of_train(config), best.params)
-    found.name, found.cluster = None, "local"
-    runs.save_config(found, run_dir, "best.yaml")
-    default = next((row["heldout_nll"] for row in rows if row["outcome"] == "default"), math.nan)
-    print(
-        f"\nThe best: setting {best.number + 1}, held-out NLL {best.value:.4f} (the recipe as it is: {default:.4f})"
-    )
-    print(
-        f"All of them:    {run_dir / 'trials.csv'}, and tensorboard --logdir {run_dir}, page HPARAMS"
-    )
-    print(f"Train with it:  python train.py --config {run_dir / 'best.yaml'}")
+def open_study(folder: Path, seed: int) -> "optuna.Study":
+    """Return the study in the folder of a search. Several processes may work on it at a time."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.log")))
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=N_FIRST, constant_liar=True)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=N_FIRST, n_warmup_steps=FIRST_STOP)
+    names = {"study_name": "search", "load_if_exists": True}
+    return optuna.create_study(storage=storage, sampler=sampler, pruner=pruner, **names)
+
+
+def suggest(trial: "optuna.Trial", space: Space) -> dict[str, object]:
+    """Return the settings to try: first the recipe as it is, then values in the space."""
+    settings = {}
+    for name, values in space.items() if trial.number > 0 else ():
+        if isinstance(values, list):
+            settings[name] = trial.suggest_categorical(name, values)
+            continue
+        are_whole = isinstance(values.low, int) and isinstance(values.high, int)
+        draw = trial.suggest_int if are_whole else trial.suggest_float
+        settings[name] = draw(name, values.low, values.high, log=values.log)
+    return settings
+
+
+class StopIfWorse(Callback):
+    """Stop a run if others were better after the same fraction of theirs."""
+
+    def __init__(self, trial: "optuna.Trial") -> None:
+        self.trial = trial
+
+    def on_validation_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
+        n_epochs, epoch = trainer.max_epochs or math.inf, trainer.current_epoch + 1
+        step = int(N_VALIDATIONS * epoch / n_epochs)
+        if 0 < step < N_VALIDATIONS:
+            nll = float(trainer.callback_metrics["valid/heldout_nll_amortised"])
+            self.trial.report(nll, step)
+            if self.trial.should_prune():
+                raise optuna.TrialPruned
+
+
+def train_setting(
+    trial: "optuna.Trial", config: Namespace, folder: Path, space: Space, gpu: int | None
+) -> float:
+    """Train with settings that a study suggests, and return the held-out NLL."""
+    try:
+        config = set_options(config, suggest(trial, space))
+        data = SpikeDataModule(**config.data, seed=config.seed_everything)
+        if config.trainer.check_val_every_n_epoch is not None:
+            n_epochs = options.choose_epochs(config.trainer, data) or N_VALIDATIONS
+            config.trainer.check_val_every_n_epoch = max(1, math.ceil(n_epochs / N_VALIDATIONS))
+        place = folder / f"setting_{trial.number + 1:03}"
+        nll = train_run(config, place, gpu, (StopIfWorse(trial),))["heldout_nll"]
+        if not math.isfinite(nll):
+            raise FailedWork(f"the held-out NLL is {nll}")
+        return nll
+    except optuna.TrialPruned:
+        raise
+    except Exception as error:
+        trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+        raise
+
+
+def try_setting(config: Namespace, folder: Path, space: Space, gpu: int | None, seed: int) -> None:
+    """Train with one more setting. Whatever goes wrong fails the trial, not the search."""
+
+    def train(trial: optuna.Trial) -> float:
+        return train_setting(trial, config, folder, space, gpu)
+
+    open_study(folder, seed).optimize(train, n_trials=1, catch=(Exception,))
+
+
+def continue_study(study: "optuna.Study") -> int:
+    """Let a study begin again what was stopped in the middle, and return how many trials ended."""
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        optuna.storages.RetryFailedTrialCallback()(study, trial)
+    ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+    return sum(trial.state != TrialState.FAIL or "error" in trial.user_attrs for trial in ended)
+
+
+def report(study: "optuna.Study", run_config: Namespace, folder: Path) -> None:
+    """Write trials.csv and best.yaml, and print the best; raise FailedWork if there is none."""
+    attributes = ("number", "state", "value", "duration", "params", "user_attrs")
+    table = study.trials_dataframe(attributes).rename(columns={"value": "heldout_nll"})
+    table["duration"] = table["duration"].dt.total_seconds().round(1)
+    table["number"] += 1
+    with atomic_write(folder / "trials.csv") as path:
+        table.sort_values("heldout_nll").to_csv(path, index=False)
+    if table["heldout_nll"].isna().all():
+        raise FailedWork(f"{folder}: no run came to its end; {folder / 'trials.csv'} says why")
+    best, default = study.best_trial, study.trials[0].value
+    found, best_yaml = set_options(run_config, best.params), folder / "best.yaml"
+    options.save_config(found, best_yaml, options.make_parser())
+    as_it_is = "" if default is None else f" (the recipe as it is: {default:.4f})"
+    print(f"\nThe best: setting {best.number + 1}, held-out NLL {best.value:.4f}{as_it_is}")
+    for name, value in best.params.items():
+        print(f"  --{name} {value:.3g}" if isinstance(value, float) else f"  --{name} {value}")
+    print(f"All of them:    {folder / 'trials.csv'}, and tensorboard --logdir {folder}")
+    print(f"Train with it:  python train.py --config {best_yaml}")
+
+
+def search(config: Namespace, run_config: Namespace, folder: Path) -> None:
+    """Try the settings that are left, and report what was found."""
+    study = open_study(folder, config.seed_everything)
+    n_left = max(0, config.trials - continue_study(study))
+    first = sum(trial.state != TrialState.WAITING for trial in study.trials)
+    numbers = range(first, first + n_left)
+    if n_left and not config.quiet:
+        print(f"Trying {n_left} settings at bandwidth {run_config.data.bandwidth} in {folder}")
+    gpus = dict(zip(numbers, options.choose_gpus(config, n_left), strict=True))
+    seeds = {number: config.seed_everything + number for number in numbers}
+    tasks = {n: (run_config, folder, config.space, gpus[n], seeds[n]) for n in numbers}
+    folders = {f"setting {n + 1}": folder / f"setting_{n + 1:03}" for n in numbers}
+    with show_progress(folders, config.quiet or not tasks):
+        results = do_tasks(try_setting, tasks, config, folder)
+    for lost in (result for result in results.values() if isinstance(result, FailedWork)):
+        raise FailedWork(f"{lost}; continue with: python search.py --resume {folder}")
+    report(study, run_config, folder)
 
 
 def main() -> None:
     silence_lightning()
-    if search is None:
-        raise InputError(
-            "Optuna is not installed; expected: pip install -r requirements-search.txt"
-        )
+    if optuna is None:
+        install = "pip install -r requirements-search.txt"
+        raise InputError(f"Optuna is not installed; expected: {install}")
     parser = make_parser()
-    config = parser.parse_args()
-    run_dir, space_path = None, config.space
+    config, folder = parser.parse_args(), None
     if config.resume is not None:
-        run_dir, config = runs.read_stopped_run(parser, config)
-        space_path = run_dir / "space.yaml"
-    training = of_one_training(config)
-    check = functools.partial(check_settings, training)
-    space = read_space(space_path, options.train_parser(), check)
+        folder, config = read_stopped_sweep(parser, config)
+    run_config = choose_run(config)
+    if config.space is None:
+        config.space = parser.parse_args(["--space", SPACE]).space
+    config.space.pop("__path__", None)  # where it was read
+    check_space(config.space, run_config)
     if config.cluster != "local":
         connect(config.cluster)
-    if run_dir is None:
-        run_dir = runs.make_run_dir(config.name)
-        runs.save_config(config, run_dir, parser=parser)
-        (run_dir / "space.yaml").write_text(yaml.safe_dump(space))
-    with runs.lock_folder(run_dir):
+    if folder is None:
+        folder = make_sweep_folder(config.name)
+        options.save_config(config, folder / "config.yaml", parser)
+    with lock_folder(folder):
         try:
-            look_for_settings(config, training, space, run_dir)
+            search(config, run_config, folder)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"interrupted; go on with: python search.py --resume {run_dir}"
-            ) from None
-
-
-def check_settings(training: Namespace, settings: dict[str, object]) -> None:
-    """Raise InputError for settings that no model can have."""
-    check_by_building(with_settings(training, settings))
+            again = f"python search.py --resume {folder}"
+            raise KeyboardInterrupt(f"interrupted; continue with: {again}") from None
 
 
 if __name__ == "__main__":

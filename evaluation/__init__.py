@@ -1,2 +1,1 @@
-"""What comes after a training: finding, loading and scoring checkpoints, inference, baselines,
-published numbers."""
+"""What comes after training: folders of runs, checkpoints, inference, scores, baselines."""

@@ -1,19 +1,23 @@
-"""Baselines on the same masked data: an ideal observer, smoothed spikes and the mean over
-trials."""
+"""Baselines on the same masked data: an ideal observer, smoothed spikes and means over trials.
+
+Shapes: B trials, T time bins, N neurons.
+"""
 
 import math
+import warnings
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data import Batch, SpikeDataModule
+from data import SpikeDataModule
 from modules.coordinated_dropout import mask_missing
 from modules.metrics import R2, BitsPerSpike
 from modules.posterior import posterior_weights
-from recordings.hdf5 import Trials
+from recordings.hdf5 import SPLITS, Trials
 
 KERNEL_SDS = (1, 2, 3, 5, 8, 12)  # bins
 PRIOR_WEIGHTS = (1, 3, 10, 30, 100, 300)  # bins
@@ -21,8 +25,7 @@ SETTINGS = list(product(KERNEL_SDS, PRIOR_WEIGHTS))
 
 
 def r2_of_ideal_observer(data: SpikeDataModule) -> float:
-    """Return the R² of the ideal observer on the validation trials; NaN if true rates or conditions
-    are not known."""
+    """Return the R² of the ideal observer on the validation trials; NaN if it cannot be known."""
     metric = R2(data.n_neurons)
     for batch in data.val_dataloader():
         ideal = ideal_observer(batch.spikes, data.trials["valid"], data.bin_width)
@@ -33,19 +36,11 @@ def r2_of_ideal_observer(data: SpikeDataModule) -> float:
 
 
 def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor | None:
-    """Infer rates like an observer who knows the true rates of each condition, but not the
-    condition of a trial.
+    """Infer rates like an observer who knows each condition's true rates, but no trial's condition.
 
-    The posterior mean of the conditions' true rates given the observed counts, with equal priors.
-    No method has a smaller expected squared error.
-
-    Args:
-        spikes: (B, T, N) counts per bin, NaN = missing.
-        trials: The trials of the split, with true rates and conditions.
-        bin_width: Width of a time bin (s).
-
-    Returns:
-        (B, T, N) rates in spikes/s; None if true rates or conditions are not known.
+    The rates (B, T, N; spikes/s) are the posterior mean of those of the conditions of `trials`,
+    with equal priors, given the observed counts (B, T, N). No method has a smaller expected squared
+    error. None if true rates or conditions are not known.
     """
     if trials.rates is None or trials.condition is None:
         return None
@@ -56,67 +51,91 @@ def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor |
 
 
 def scores_of_smoothing(data: SpikeDataModule) -> tuple[float, float]:
-    """Return R² and bits per spike of smoothed spikes on the validation trials; an R² of NaN if
-    true rates are not known.
+    """Return R² (NaN without true rates) and bits per spike of smoothed validation trials.
 
     Each neuron is smoothed with the settings that best predict its held-out counts.
     """
-    spikes, heldout, rates = validation_trials(data)
-    shown, hidden = mask_missing(spikes, ~heldout), mask_missing(spikes, heldout)
-    chosen = choose_settings(lambda *setting: smoothed_counts(shown, *setting), hidden)
-    inferred, from_shown = (
-        combine(lambda *setting, c=counts: smoothed_counts(c, *setting), chosen)
-        for counts in (spikes, shown)
-    )
-    bits, r2 = BitsPerSpike(data.n_neurons), R2(data.n_neurons)
-    bits.update(from_shown.log(), hidden)
-    if rates is None:
-        return math.nan, float(bits.compute())
-    r2.update(inferred / data.bin_width, rates)
-    return float(r2.compute()), float(bits.compute())
+    batch = data.datasets["valid"][:]
+    hidden = mask_missing(batch.spikes, batch.heldout)
+    from_shown = partial(smoothed_counts, batch.shown)
+    chosen = choose_settings(from_shown, hidden)
+    bits = BitsPerSpike(data.n_neurons)(combine(from_shown, chosen).log(), hidden)
+    if batch.rates is None:
+        return math.nan, float(bits)
+    inferred = combine(partial(smoothed_counts, batch.spikes), chosen) / data.bin_width
+    return float(R2(data.n_neurons)(inferred, batch.rates)), float(bits)
 
 
 def r2_of_psth(data: SpikeDataModule) -> float:
-    """Return the R² of PSTHs: each validation trial is predicted by the smoothed mean over its
-    condition's training trials.
+    """Return the R² of PSTHs: the smoothed mean over the training trials of a trial's condition.
 
     Each neuron is smoothed with the settings that best predict its held-out counts. NaN if rates or
     labels are not known, or a condition is not in training.
     """
-    spikes, heldout, rates = validation_trials(data)
-    labels = [data.trials[split].condition for split in ("train", "valid")]
-    if (
-        rates is None
-        or labels[0] is None
-        or labels[1] is None
-        or not np.isin(labels[1], labels[0]).all()
-    ):
+    batch = data.datasets["valid"][:]
+    train, valid = (data.trials[split].condition for split in SPLITS)
+    is_known = batch.rates is not None and train is not None and valid is not None
+    if not is_known or not np.isin(valid, train).all():
         return math.nan
     training = data.datasets["train"][:].spikes
-    names, indices = np.unique(labels[0], return_inverse=True)
-    sums, n_observed = torch.zeros(2, len(names), *spikes.shape[1:])
-    sums.index_add_(0, torch.from_numpy(indices), training.nan_to_num(nan=0.0))
-    n_observed.index_add_(0, torch.from_numpy(indices), (~training.isnan()).float())
-    of_trial = torch.from_numpy(np.searchsorted(names, labels[1]))
+    names, indices = np.unique(train, return_inverse=True)
+    indices, of_trial = torch.from_numpy(indices), torch.from_numpy(np.searchsorted(names, valid))
+    sums, n_observed = torch.zeros(2, len(names), *training.shape[1:])
+    sums.index_add_(0, indices, training.nan_to_num(nan=0.0))
+    n_observed.index_add_(0, indices, (~training.isnan()).float())
     mean = mean_counts(training)
 
     def psth(kernel_sd: float, prior: float) -> Tensor:
         return smooth(sums, n_observed, mean, kernel_sd, prior)[of_trial]
 
-    r2 = R2(data.n_neurons)
-    r2.update(
-        combine(psth, choose_settings(psth, mask_missing(spikes, heldout))) / data.bin_width, rates
-    )
-    return float(r2.compute())
+    chosen = choose_settings(psth, mask_missing(batch.spikes, batch.heldout))
+    return float(R2(data.n_neurons)(combine(psth, chosen) / data.bin_width, batch.rates))
+
+
+def bps_of_mean_over_trials(data: SpikeDataModule) -> float:
+    """Return the bits per spike of each bin's mean over training trials on validation trials."""
+    batch = data.datasets["valid"][:]
+    sums, n_trials = torch.zeros(2, *batch.spikes.shape[1:])
+    for training in data.train_dataloader():
+        sums += training.spikes.nansum(0)
+        n_trials += (~training.spikes.isnan()).sum(0)
+    mean_rates = (sums.sum(0) / n_trials.sum(0).clamp(min=1)).clamp(min=1e-6)
+    psth = (sums + mean_rates) / (n_trials + 1)  # the mean rate counts as one trial: no log of zero
+    hidden = mask_missing(batch.spikes, batch.heldout)
+    return float(BitsPerSpike(data.n_neurons)(psth.log().expand(hidden.shape), hidden))
+
+
+def compute_psths(
+    data: SpikeDataModule, inferred: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Average counted and inferred rates of the first validation trials over each condition.
+
+    Without labels, all trials are of one condition. `inferred` are rates (B, T, N) in spikes/s.
+
+    Returns:
+        Mean counted and inferred rates (conditions, T, N), and the names of the conditions.
+    """
+    stored, n_trials = data.trials["valid"], len(inferred)
+    counted = stored.spikes[:n_trials].astype(np.float32) / data.bin_width
+    condition, names = np.zeros(n_trials, dtype=int), ["all trials"]
+    if stored.condition is not None:
+        condition, names = stored.condition[:n_trials], data.condition_names or []
+    labels, names = np.unique(condition).tolist(), dict(enumerate(names))
+
+    def average(rates: np.ndarray) -> np.ndarray:
+        return np.stack([np.nanmean(rates[condition == label], axis=0) for label in labels])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # an entry never recorded is NaN
+        means = average(counted), average(inferred)
+    return *means, [names.get(label, f"condition {label}") for label in labels]
 
 
 def choose_settings(predict: Callable[..., Tensor], hidden: Tensor) -> Tensor:
-    """Return for each neuron (N,) the index in SETTINGS that best predicts the hidden counts (B, T,
-    N)."""
+    """Return each neuron's index (N,) in SETTINGS that best predicts hidden counts (B, T, N)."""
     predictions = (predict(*setting) for setting in SETTINGS)
-    return torch.stack(
-        [(counts - hidden * counts.log()).nansum((0, 1)) for counts in predictions]
-    ).argmin(0)
+    losses = [(counts - hidden * counts.log()).nansum((0, 1)) for counts in predictions]
+    return torch.stack(losses).argmin(0)
 
 
 def combine(predict: Callable[..., Tensor], chosen: Tensor) -> Tensor:
@@ -128,44 +147,15 @@ def combine(predict: Callable[..., Tensor], chosen: Tensor) -> Tensor:
     return result
 
 
-def bps_of_mean_over_trials(data: SpikeDataModule) -> float:
-    """Return the bits per spike of the mean over training trials in each bin (PSTH) on the
-    validation trials."""
-    spikes, heldout, _ = validation_trials(data)
-    sums, n_trials = torch.zeros(2, *spikes.shape[1:])
-    for batch in data.train_dataloader():
-        sums += batch.spikes.nansum(0)
-        n_trials += (~batch.spikes.isnan()).sum(0)
-    mean_rates = (sums.sum(0) / n_trials.sum(0).clamp(min=1)).clamp(min=1e-6)
-    psth = (sums + mean_rates) / (n_trials + 1)  # the mean rate counts as one trial: no log of zero
-    bits = BitsPerSpike(data.n_neurons)
-    bits.update(psth.log().expand(spikes.shape), mask_missing(spikes, heldout))
-    return float(bits.compute())
-
-
-def validation_trials(data: SpikeDataModule) -> Batch:
-    """Return all validation trials as one batch."""
-    spikes, heldout, rates = zip(*data.val_dataloader(), strict=True)
-    return Batch(
-        torch.cat(spikes), torch.cat(heldout), None if rates[0] is None else torch.cat(rates)
-    )
-
-
 def smoothed_counts(spikes: Tensor, kernel_sd: float, prior: float) -> Tensor:
-    """Infer expected counts per bin (B, T, N) by smoothing the observed counts of each neuron in
-    time.
+    """Infer expected counts per bin (B, T, N) by smoothing each neuron's observed counts in time.
 
-    The estimate is the Gaussian-weighted mean of the counts around a bin, shrunk towards the
-    neuron's mean over all trials (the posterior mean under a Gamma prior).
-
-    Args:
-        spikes: (B, T, N) counts per bin, NaN = missing.
-        kernel_sd: Standard deviation of the Gaussian (bins).
-        prior: Weight of the neuron's mean, in observed bins.
+    The mean of the counts around a bin under a Gaussian of SD `kernel_sd` (bins), shrunk towards
+    the neuron's mean over all trials with the weight of `prior` observed bins (the posterior mean
+    under a Gamma prior).
     """
-    return smooth(
-        spikes.nan_to_num(nan=0.0), (~spikes.isnan()).float(), mean_counts(spikes), kernel_sd, prior
-    )
+    sums, n_observed = spikes.nan_to_num(nan=0.0), (~spikes.isnan()).float()
+    return smooth(sums, n_observed, mean_counts(spikes), kernel_sd, prior)
 
 
 def mean_counts(spikes: Tensor) -> Tensor:
@@ -176,8 +166,7 @@ def mean_counts(spikes: Tensor) -> Tensor:
 def smooth(
     sums: Tensor, n_observed: Tensor, mean: Tensor, kernel_sd: float, prior: float
 ) -> Tensor:
-    """Return means (B, T, N) of counts around each bin: `sums` of `n_observed` counts (B, T, N),
-    shrunk towards `mean` (N,)."""
+    """Return `sums` / `n_observed` (B, T, N) around each bin, shrunk towards `mean` (N,)."""
     bins = torch.arange(sums.shape[1])
     kernel = torch.exp(-0.5 * ((bins[:, None] - bins) / kernel_sd) ** 2)
     return (kernel @ sums + prior * mean) / (kernel @ n_observed + prior)

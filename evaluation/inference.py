@@ -5,7 +5,6 @@ import torch
 
 from model import SequentialAutoencoder
 from modules.posterior import n_affordable
-from modules.uncertainty import counts_sd
 
 BATCH_SIZE = 512  # trials inferred at a time
 UNITS = {
@@ -27,35 +26,23 @@ def infer_arrays(
     Args:
         model: The model, in evaluation mode (as evaluation.checkpoints.load_checkpoint returns it).
         spikes: (trials, time, neurons) counts per bin, NaN = missing.
-        with_sd: Also `rates_sd`, how uncertain the rates are (modules/uncertainty.py). The encoder
-            alone does not know it.
+        with_sd: Also `rates_sd`, how uncertain the rates are. The encoder alone does not know it.
 
     Returns:
         float32 arrays: `rates` in spikes/s and `log_rates` (trials, time, neurons), `latents`
-            (trials, time, hidden
-        units), `initial_condition` (trials, hidden units) and, if the decoder has any, `inputs`
-        (trials, time, input size).
+        (trials, time, hidden units), `initial_condition` (trials, hidden units) and, if the decoder
+        has any, `inputs` (trials, time, inputs).
     """
-    parts, n_together = (
-        [],
-        min(BATCH_SIZE, n_affordable(*spikes.shape[1:], model.hparams.hidden_size)),
-    )
+    n_together = min(BATCH_SIZE, n_affordable(*spikes.shape[1:], model.hparams.hidden_size))
+    parts, n_inputs = [], model.hparams.input_size
     for batch in torch.as_tensor(spikes, dtype=torch.float32).split(n_together):
         batch = batch.to(model.device, model.dtype)
         inferred = model.infer(batch)
-        if (
-            model.hparams.input_size and inferred.inputs is None
-        ):  # the refined decoder runs without inputs
-            inferred = inferred._replace(
-                inputs=inferred.latents.new_zeros(*batch.shape[:2], model.hparams.input_size)
-            )
         arrays = {"rates": model.rates(inferred.log_rates), **inferred._asdict()}
-        if with_sd and len(model.reference):
-            sd = counts_sd(model, batch, inferred, model.reference, model.prior_width)
-            arrays["rates_sd"] = sd / model.hparams.bin_width
+        if n_inputs and inferred.inputs is None:  # the refined decoder runs without inputs
+            arrays["inputs"] = inferred.latents.new_zeros(*batch.shape[:2], n_inputs)
+        if with_sd:
+            arrays["rates_sd"] = model.prior.rates_sd(model, batch, inferred)
         parts.append({name: array for name, array in arrays.items() if array is not None})
-    return {
-        name: torch.cat([part[name] for part in parts]).float().cpu().numpy()
-        for name in UNITS
-        if name in parts[0]
-    }
+    names = [name for name in UNITS if name in parts[0]]
+    return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in names}

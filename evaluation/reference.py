@@ -1,13 +1,13 @@
 """Reference numbers of the demonstration: those of the public demo, and of this repo over seeds.
 
 `published_r2.csv` is what the public SBTT demo (snel-repo/sbtt-demo, MIT; Zhu, Sedler et al.,
-NeurIPS 2021,
-arXiv:2111.00070) reached, read off the training histories that it publishes. For each of its eight
-models: validation R² to the true rates and validation Poisson NLL on observed entries at the epoch
-with the lowest NLL, that epoch, and the seconds of its 1000 epochs on its authors' GPU machine.
-`docs/seeds.csv` is this repo's (docs/recipe.md has the commands).
+NeurIPS 2021, arXiv:2111.00070) reached, read off the training histories that it publishes. For each
+of its eight models: validation R² to the true rates and validation Poisson NLL on observed entries
+at the epoch with the lowest NLL, that epoch, and the seconds of its 1000 epochs on its authors' GPU
+machine. `docs/seeds.csv` is this repo's (docs/recipe.md has the commands).
 """
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +17,15 @@ from recordings.hdf5 import SPLITS, open_file
 
 HERE = Path(__file__).parent
 PUBLISHED_CSV, SEEDS_CSV = HERE / "published_r2.csv", HERE.parent / "docs" / "seeds.csv"
-# those of lorenz_data.h5
-GENERATOR = {"generator": "simulate.py", "generator_version": 1, "seed": 5}
+GENERATOR = {"generator": "simulate.py", "generator_version": 1, "seed": 5}  # of lorenz_data.h5
 SHAPES = {"train": (1248, 50, 29), "valid": (312, 50, 29)}
 
 
 def is_demonstration(path: str | Path) -> bool:
-    """Return whether a data file is that of the demonstration, so that the reference numbers
-    apply."""
+    """Return whether a data file is the demonstration's, so that the reference numbers apply."""
     with open_file(path) as file:
-        same_generator = all(
-            np.array_equal(file.attrs.get(name), value) for name, value in GENERATOR.items()
-        )
-        return same_generator and all(
-            file[f"{split}_data"].shape == SHAPES[split] for split in SPLITS
-        )
+        is_ours = all(np.array_equal(file.attrs.get(key), GENERATOR[key]) for key in GENERATOR)
+        return is_ours and all(file[f"{split}_data"].shape == SHAPES[split] for split in SPLITS)
 
 
 def read_published() -> dict[int, dict[str, float]]:
@@ -41,14 +35,9 @@ def read_published() -> dict[int, dict[str, float]]:
 
 
 def read_seeds() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what this repo reaches over seeds: fraction dropped, mean R² and its SD, each
-    (bandwidths,)."""
-    rows = read_table(SEEDS_CSV)
-    dropped = sorted({float(row["fraction_dropped"]) for row in rows})
-    r2 = np.array(
-        [
-            [float(row["r2"]) for row in rows if float(row["fraction_dropped"]) == value]
-            for value in dropped
-        ]
-    )
-    return np.array(dropped), r2.mean(1), r2.std(1, ddof=1)
+    """Return fraction dropped, mean R² and its SD of this repo over seeds, each (bandwidths,)."""
+    r2 = defaultdict(list)
+    for row in read_table(SEEDS_CSV):
+        r2[float(row["fraction_dropped"])].append(float(row["r2"]))
+    values = np.array([r2[dropped] for dropped in sorted(r2)])
+    return np.array(sorted(r2)), values.mean(1), values.std(1, ddof=1)

@@ -1,22 +1,20 @@
-"""Score checkpoints on validation trials."""
+"""Score models on validation trials. Shapes: B trials, T time bins, N neurons."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as pl
+import torch
 
-from command_line import InputError
 from data import SpikeDataModule
 from evaluation.baselines import bps_of_mean_over_trials, r2_of_ideal_observer, scores_of_smoothing
-from evaluation.checkpoints import load_checkpoint
 from model import SequentialAutoencoder
+from modules.posterior import Inference
 
 
 @dataclass
 class Score:
-    """Scores of one checkpoint on the validation trials. NaN if a score needs true rates that are
-    not known."""
+    """Scores of a checkpoint on the validation trials. NaN where it takes unknown true rates."""
 
     bandwidth: int
     fraction_dropped: float
@@ -33,49 +31,45 @@ class Score:
     checkpoint: str
 
 
-def load_model_and_data(
-    checkpoint: Path, data_path: str | None = None
-) -> tuple[SequentialAutoencoder, SpikeDataModule]:
-    """Return the model of a checkpoint, and its data with the masks of its training.
+@torch.no_grad()
+def evaluate(
+    model: SequentialAutoencoder, data: SpikeDataModule, n_kept: int = 0
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Score a model on the validation trials, and keep what it infers for the first of them.
 
-    Args:
-        checkpoint: The checkpoint.
-        data_path: The data file. None: where it was in training.
-
-    Raises:
-        InputError: a checkpoint or a data file that cannot be read, or that do not fit each other.
+    Returns:
+        The scores, named as in training without `valid/`; and `rates`, `latents` and, if the
+        decoder has any, `inputs` of the first `n_kept` trials, as `infer_arrays` gives them.
     """
-    model, options = load_checkpoint(checkpoint)
-    data = SpikeDataModule(**options | ({"path": data_path} if data_path else {}))
-    if data.n_neurons != model.hparams.n_neurons:
-        raise InputError(
-            f"{checkpoint}: is for {model.hparams.n_neurons} neurons, {data.hparams.path} has {data.n_neurons}; "
-            "expected the same"
-        )
-    data.setup()
-    return model, data
+    model.eval()
+    model.reset_scores()
+    kept = []
+    for batch in data.val_dataloader():
+        inferred = model.score_batch(batch.to(model.device))
+        if sum(len(part["rates"]) for part in kept) < n_kept:
+            kept.append(to_arrays(model, inferred))
+    names = kept[0] if kept else ()
+    arrays = {name: np.concatenate([part[name] for part in kept])[:n_kept] for name in names}
+    return model.compute_scores(), arrays
 
 
-def validate(model: SequentialAutoencoder, data: SpikeDataModule) -> dict[str, float]:
-    """Score a model on the validation trials. The names are those of training, without `valid/`."""
-    trainer = pl.Trainer(
-        logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu"
-    )
-    scores = trainer.validate(model, data, verbose=False)[0]
-    return {name.removeprefix("valid/"): value for name, value in scores.items()}
+def to_arrays(model: SequentialAutoencoder, inferred: Inference) -> dict[str, np.ndarray]:
+    """Return rates in spikes/s, latents and, if the decoder has any, inputs as float32 arrays."""
+    arrays = {"rates": model.rates(inferred.log_rates), "latents": inferred.latents}
+    if input_size := model.hparams.input_size:
+        zeros = inferred.latents.new_zeros(*inferred.latents.shape[:2], input_size)
+        arrays["inputs"] = zeros if inferred.inputs is None else inferred.inputs
+    return {name: array.float().cpu().numpy() for name, array in arrays.items()}
 
 
-def score(checkpoint: Path, model: SequentialAutoencoder, data: SpikeDataModule) -> Score:
-    """Score a model and the baselines on the same validation trials."""
-    scores = validate(model, data)
+def add_baselines(scores: dict[str, float], data: SpikeDataModule, checkpoint: Path) -> Score:
+    """Return the scores of a checkpoint next to those of the baselines on the same trials."""
+    of_model = ("r2", "r2_observed", "r2_unobserved", "r2_amortised", "bps")
     r2_smoothed, bps_smoothed = scores_of_smoothing(data)
     return Score(
         bandwidth=data.n_observed,
         fraction_dropped=data.fraction_dropped,
-        **{
-            name: scores.get(name, np.nan)
-            for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised", "bps")
-        },
+        **{name: scores.get(name, np.nan) for name in of_model},
         r2_ideal=r2_of_ideal_observer(data),
         r2_smoothed=r2_smoothed,
         bps_smoothed=bps_smoothed,
@@ -86,20 +80,20 @@ def score(checkpoint: Path, model: SequentialAutoencoder, data: SpikeDataModule)
 
 
 def mean_and_sd(scores: list[Score]) -> list[tuple[Score, Score]]:
-    """Return the means and the SDs over seeds (NaN for one seed) of each bandwidth, the largest
-    bandwidth first."""
-    result = []
+    """Return mean and SD over seeds (NaN for one seed) of each bandwidth, the largest first."""
+    result, names = [], [field.name for field in fields(Score) if field.type is float]
     for bandwidth in sorted({score.bandwidth for score in scores}, reverse=True):
         seeds = [score for score in scores if score.bandwidth == bandwidth]
-        values = {
-            field.name: [getattr(score, field.name) for score in seeds] for field in fields(Score)
-        }
-        first = {name: of_seeds[0] for name, of_seeds in values.items()}
-        numbers = {field.name: values[field.name] for field in fields(Score) if field.type is float}
-        means = {name: float(np.mean(of_seeds)) for name, of_seeds in numbers.items()}
-        sds = {
-            name: float(np.std(of_seeds, ddof=1)) if len(seeds) > 1 else np.nan
-            for name, of_seeds in numbers.items()
-        }
-        result.append((Score(**first | means), Score(**first | sds)))
+        values = {name: [getattr(score, name) for score in seeds] for name in names}
+        means = {name: float(np.mean(of)) for name, of in values.items()}
+        sds = dict.fromkeys(names, np.nan)
+        if len(seeds) > 1:
+            sds = {name: float(np.std(of, ddof=1)) for name, of in values.items()}
+        result.append((replace(seeds[0], **means), replace(seeds[0], **sds)))
     return result
+
+
+def r2_of_entries(inferred: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Return the R² (T, N) of each entry of rates (B, T, N), relative to its neuron's variance."""
+    variance = true.var((0, 1))
+    return 1 - ((inferred - true) ** 2).mean(0) / np.where(variance > 0, variance, np.nan)

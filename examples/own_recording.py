@@ -1,11 +1,9 @@
-"""From spike times to firing rates, with a recording of another size, with gaps and without true
-rates.
+"""From spike times to firing rates, of a recording with gaps and without true rates.
 
-python examples/own_recording.py         run it in the folder of the repo; three minutes on two
-cores
+python examples/own_recording.py      run it in the folder of the repo; three minutes on two cores
 
 Replace `my_spike_times` by a function that reads your recording. The rest stays. It writes own.h5,
-a run in lightning_logs, figures in own_figures, and own_rates.h5.
+a sweep in lightning_logs, figures in own_figures, and own_rates.h5.
 """
 
 import subprocess
@@ -18,7 +16,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from command_line import command_parser  # noqa: E402
+from command_line import FailedWork, command_parser, run  # noqa: E402
 from recordings import from_spike_times, write_recording  # noqa: E402
 
 BIN_WIDTH = 0.01  # s
@@ -27,8 +25,7 @@ N_NEURONS = 20
 
 
 def my_spike_times(n_trials: int = 160) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Simulate a recording: neurons tuned to the phase of a rhythm, which starts at a random phase
-    in each trial.
+    """Simulate neurons tuned to the phase of a rhythm, which starts anywhere in each trial.
 
     Returns:
         Spike times (s) of each neuron, starts of the trials (s), and whether a neuron was recorded
@@ -37,64 +34,47 @@ def my_spike_times(n_trials: int = 160) -> tuple[list[np.ndarray], np.ndarray, n
     rng = np.random.default_rng(0)
     preferred = rng.uniform(0, 2 * np.pi, N_NEURONS)
     starts = 1.0 * np.arange(n_trials)
+    phases = rng.choice(np.arange(0, 2 * np.pi, np.pi / 4), n_trials)
     times = [[] for _ in preferred]
-    for start, phase in zip(
-        starts, rng.choice(np.arange(0, 2 * np.pi, np.pi / 4), n_trials), strict=True
-    ):
+    for start, phase in zip(starts, phases, strict=True):
         for of_neuron, preference in zip(times, preferred, strict=True):
             candidates = rng.uniform(0, DURATION, rng.poisson(100 * DURATION))
             drive = np.exp(2 * np.cos(2 * np.pi * 3 * candidates + phase - preference) - 2)
             of_neuron.append(start + candidates[rng.random(len(candidates)) < drive])
-    return (
-        [np.concatenate(of_neuron) for of_neuron in times],
-        starts,
-        rng.random((n_trials, N_NEURONS)) > 0.1,
-    )
+    recorded = rng.random((n_trials, N_NEURONS)) > 0.1
+    return [np.concatenate(of_neuron) for of_neuron in times], starts, recorded
 
 
 def command(*words: str) -> None:
     """Print and run one of the repo's commands."""
     print(f"\n$ python {' '.join(words)}", flush=True)
-    subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]], check=True)
+    if subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]]).returncode:
+        raise FailedWork(f"python {' '.join(words)} failed")
 
 
 def main() -> None:
     parser = command_parser(__doc__)
-    parser.add_argument("--name", type=str, default="own", help="Name of the run")
-    parser.add_argument(
-        "--train", type=str, default="", help="Further options of train.py, in quotes"
-    )
+    parser.add_argument("--name", default="own", help="Name of the sweep")
+    parser.add_argument("--train", default="", help="Further options of train.py, in quotes")
     options = parser.parse_args()
 
     spike_times, starts, recorded = my_spike_times()
     spikes = from_spike_times(spike_times, starts, BIN_WIDTH, duration=DURATION)
-    observed = np.broadcast_to(
-        recorded[:, None], spikes.shape
-    )  # a neuron is recorded in a whole trial, or not at all
+    observed = np.broadcast_to(recorded[:, None], spikes.shape)  # in whole trials, or not at all
     write_recording("own.h5", spikes, BIN_WIDTH, observed)
     command("describe.py", "own.h5")
 
-    words = [
-        "--data.path",
-        "own.h5",
-        "--bandwidths",
-        "20",
-        "5",
-        "--name",
-        options.name,
-        *options.train.split(),
-    ]
-    command("train.py", *words)
-    run = f"lightning_logs/{options.name}"
-    command("plot_results.py", run, "--out", "own_figures")
-    command("infer.py", f"{run}/bandwidth_20/best.ckpt", "own.h5", "--out", "own_rates.h5")
+    words = ["--data.path", "own.h5", "--bandwidths", "20", "5", "--name", options.name]
+    command("train.py", *words, *options.train.split())
+    sweep = f"lightning_logs/{options.name}"
+    command("plot_results.py", sweep, "--out", "own_figures")
+    command("infer.py", f"{sweep}/bandwidth_20/best.ckpt", "own.h5", "--out", "own_rates.h5")
 
     with h5py.File("own_rates.h5") as file:
         rates = file["valid_rates"][:]  # (trials, time, neurons), spikes/s
-    print(
-        f"\nRates of {len(rates)} validation trials, on average {rates.mean():.1f} spikes/s, all neurons at all times"
-    )
+    mean = f"on average {rates.mean():.1f} spikes/s, all neurons at all times"
+    print(f"\nRates of {len(rates)} validation trials, {mean}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,2 +1,1 @@
-"""Commands that measure numbers of the README (benchmark, ablation) and draw the learning
-curves."""
+"""Commands that measure the numbers of the README and docs/."""

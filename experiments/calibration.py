@@ -1,45 +1,41 @@
-"""Measure the calibration of models: predicted against counted spikes, and errors against the width
-of the posterior.
+"""Measure how well models are calibrated: predicted against counted spikes, and errors against the
+width of the posterior.
 
+pip install -r requirements-evidence.txt
 python -m experiments.calibration lightning_logs/evidence_default        a minute
 python -m experiments.calibration                                        the pretrained models
 
 lightning_logs/evidence_default is what experiments.evidence trains first, with three seeds. The
-figure shows means over seeds.
-
-Writes docs/evidence/calibration.csv and calibration.png. The data must be simulated: only then are
-unobserved counts and true rates known.
+figure shows means over seeds. The data must be simulated: only then are unobserved counts and true
+rates known. Writes docs/evidence/calibration.csv and calibration.png.
 """
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from command_line import InputError, markdown_table, run, writable_folder
-from evaluation.checkpoints import find_checkpoints
+from command_line import InputError, run
+from evaluation.checkpoints import load_model_and_data
 from evaluation.inference import infer_arrays
-from evaluation.scoring import load_model_and_data
-from experiments.trainings import evidence_parser, mean_and_sd, write_evidence
+from evaluation.run_folders import find_checkpoints
+from experiments import grid
+from experiments.options import PRETRAINED, parse_options
 from plotting.style import GREY
 
 N_GROUPS = 12  # of entries, by their predicted counts
-NOT_MEASURED = ("bandwidth", "seed", "prior")
-Result = tuple[
-    dict, tuple[np.ndarray, np.ndarray]
-]  # a model's calibration, and the reliability of its predictions
 
 
 def reliability(predicted: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean predicted and mean counted spikes (groups,) of equally large groups of entries,
-    ordered by prediction."""
-    order = np.argsort(predicted)
-    groups = np.array_split(order, N_GROUPS)
-    return tuple(
-        np.array([values[group].mean() for group in groups]) for values in (predicted, counted)
-    )
+    """Return mean predicted and mean counted spikes of equally large groups of entries, ordered by
+    prediction."""
+    groups = np.array_split(np.argsort(predicted), N_GROUPS)
+    return tuple(np.array([v[group].mean() for group in groups]) for v in (predicted, counted))
 
 
-def calibrate(checkpoint: str) -> Result:
+def calibrate(checkpoint: Path) -> tuple[dict, pd.DataFrame]:
     """Return a model's calibration on validation trials, and the reliability of its predictions of
     unobserved counts.
 
@@ -47,104 +43,57 @@ def calibrate(checkpoint: str) -> Result:
         InputError: the true rates are not known, or no entry was unobserved.
     """
     model, data = load_model_and_data(checkpoint)
-    valid, recorded = data.datasets["valid"][:], data.trials["valid"]
-    unobserved = valid.spikes.isnan().numpy()
+    spikes, recorded = data.datasets["valid"][:].spikes, data.trials["valid"]
+    unobserved = spikes.isnan().numpy()
     if recorded.rates is None or not unobserved.any():
-        raise InputError(
-            f"{checkpoint}: expected simulated data and a bandwidth below {data.n_neurons}"
-        )
-    inferred = infer_arrays(model, valid.spikes, with_sd=True)
-    rates, sd = inferred["rates"], inferred.get("rates_sd")
-    predicted, counted = reliability(
-        rates[unobserved] * data.bin_width, recorded.spikes[unobserved]
-    )
-    row = {"bandwidth": data.n_observed, "seed": data.hparams.seed, "prior": model.prior}
+        raise InputError(f"{checkpoint}: expected simulated data, bandwidth below {data.n_neurons}")
+    inferred = infer_arrays(model, spikes, with_sd=True)
+    rates, error = inferred["rates"], np.abs(inferred["rates"] - recorded.rates)
+    sd = inferred.get("rates_sd", np.full_like(rates, np.nan))  # the encoder knows none
+    row = {"bandwidth": data.n_observed, "seed": data.hparams.seed, "prior": model.prior.name}
+    expected = rates[unobserved] * data.bin_width
+    predicted, counted = reliability(expected, recorded.spikes[unobserved])
     row["calibration_error"] = float(np.mean(np.abs(predicted - counted)) / counted.mean())
-    error = np.abs(rates - recorded.rates)
     for name, entries in (("observed", ~unobserved), ("unobserved", unobserved)):
-        known = sd is not None
-        row[f"relative_error_{name}"] = float(
-            np.sqrt(np.mean(error[entries] ** 2)) / recorded.rates[entries].mean()
-        )
-        row[f"relative_sd_{name}"] = (
-            float(np.sqrt(np.mean(sd[entries] ** 2)) / rates[entries].mean()) if known else np.nan
-        )
+        rms, rms_sd = (np.sqrt(np.mean(values[entries] ** 2)) for values in (error, sd))
+        row[f"relative_error_{name}"] = float(rms / recorded.rates[entries].mean())
+        row[f"relative_sd_{name}"] = float(rms_sd / rates[entries].mean())
         for n_sds in (1, 2):
-            row[f"within_{n_sds}_sd_{name}"] = (
-                float(np.mean(error[entries] < n_sds * sd[entries])) if known else np.nan
-            )
-    return row, (predicted, counted)
+            is_within = np.mean(error[entries] < n_sds * sd[entries])
+            row[f"within_{n_sds}_sd_{name}"] = np.nan if np.isnan(rms_sd) else float(is_within)
+    curve = {"bandwidth": data.n_observed, "predicted": predicted, "counted": counted}
+    return row, pd.DataFrame(curve)
 
 
-def mean_over_seeds(results: list[Result]) -> list[Result]:
-    """Return the means over seeds at each bandwidth, the highest first."""
-    groups = {}
-    for row, curve in results:
-        groups.setdefault(row["bandwidth"], []).append((row, curve))
-    means = []
-    for bandwidth, group in sorted(groups.items(), reverse=True):
-        rows, curves = zip(*group, strict=True)
-        numbers = {
-            name: np.mean([row[name] for row in rows])
-            for name in rows[0]
-            if name not in NOT_MEASURED
-        }
-        means.append(({"bandwidth": bandwidth} | numbers, tuple(np.mean(curves, axis=0))))
-    return means
-
-
-def plot_calibration(results: list[Result]) -> Figure:
-    """Plot counted against predicted spikes of unobserved entries, and error and posterior width at
-    each bandwidth."""
-    rows, curves = zip(*results, strict=True)
+def plot_calibration(table: pd.DataFrame, curves: pd.DataFrame) -> Figure:
+    """Plot means over seeds: counted against predicted spikes of unobserved entries, and error and
+    posterior width at each bandwidth."""
     figure = Figure(figsize=(7.2, 3.2))
     reliable, width = figure.subplots(1, 2)
-    colours = colormaps["viridis"](np.linspace(0, 0.9, len(rows)))
-    for colour, row, curve in zip(colours, rows, curves, strict=True):
-        reliable.plot(*curve, ".-", color=colour, lw=0.8, ms=4, label=f"{row['bandwidth']}")
-    ends = [min(curve[0].min() for curve in curves), max(curve[0].max() for curve in curves)]
+    curves = curves.groupby(["bandwidth", curves.index], sort=False).mean()
+    means = table.groupby("bandwidth", sort=False).mean(numeric_only=True)
+    for colour, n in zip(
+        colormaps["viridis"](np.linspace(0, 0.9, len(means))), means.index, strict=True
+    ):
+        look = {"color": colour, "lw": 0.8, "ms": 4, "label": f"{n}"}
+        reliable.plot("predicted", "counted", ".-", data=curves.loc[n], **look)
+    ends = [curves["predicted"].min(), curves["predicted"].max()]
     reliable.plot(ends, ends, "--", color=GREY, lw=0.8, zorder=0)
-    reliable.set(
-        xlabel="predicted spikes per bin, not observed", ylabel="spikes per bin that were there"
-    )
-    reliable.set(xscale="log", yscale="log")
+    reliable.set(xlabel="predicted spikes per bin, not observed", xscale="log")
+    reliable.set(ylabel="spikes per bin that were there", yscale="log")
     reliable.legend(title="observed", fontsize=7)
-    bandwidths = [row["bandwidth"] for row in rows]
-    width.plot(
-        bandwidths,
-        [row["relative_error_unobserved"] for row in rows],
-        "o-",
-        label="error (root mean square)",
-    )
-    width.plot(
-        bandwidths,
-        [row["relative_sd_unobserved"] for row in rows],
-        "s:",
-        label="posterior standard deviation",
-    )
-    width.set(
-        xlabel="neurons observed",
-        ylabel="of unobserved rates,\nas a fraction of the mean rate",
-        ylim=(0, None),
-    )
-    width.set_xscale("log")
-    width.set_xticks(bandwidths, [str(bandwidth) for bandwidth in bandwidths])
+    width.plot(means["relative_error_unobserved"], "o-", label="error (root mean square)")
+    width.plot(means["relative_sd_unobserved"], "s:", label="posterior standard deviation")
+    width.set(xlabel="neurons observed", xscale="log", ylim=(0, None))
+    width.set(ylabel="of unobserved rates,\nas a fraction of the mean rate")
+    width.set_xticks(means.index, means.index.map(str))
     width.minorticks_off()
     width.legend()
     return figure
 
 
 def main() -> None:
-    parser = evidence_parser(__doc__)
-    parser.add_argument(
-        "runs",
-        nargs="*",
-        type=str,
-        default=["lightning_logs/pretrained"],
-        help="Runs or checkpoints",
-    )
-    options = parser.parse_args()
-    out = writable_folder(options.out, "--out")
+    options = parse_options(__doc__, runs=PRETRAINED, out="docs/evidence")
     results = []
     for checkpoint in find_checkpoints(options.runs):
         try:
@@ -152,21 +101,14 @@ def main() -> None:
         except InputError as error:
             print(f"left out: {error}")
     if not results:
-        raise InputError(
-            f"{' '.join(options.runs)}: expected a model of simulated data with unobserved neurons"
-        )
-    results.sort(key=lambda result: (-result[0]["bandwidth"], result[0]["seed"]))
-    rows = [row for row, _ in results]
-    write_evidence("calibration", rows, lambda: plot_calibration(mean_over_seeds(results)), out)
-    columns = {"observed": list(dict.fromkeys(str(row["bandwidth"]) for row in rows))}
-    for name in rows[0]:
-        if name not in NOT_MEASURED:
-            seeds = [
-                [row[name] for row in rows if row["bandwidth"] == int(n)]
-                for n in columns["observed"]
-            ]
-            columns[name.replace("_", " ")] = [mean_and_sd(values) for values in seeds]
-    print(markdown_table(columns))
+        runs = " ".join(options.runs)
+        raise InputError(f"{runs}: expected a model of simulated data with unobserved neurons")
+    rows, curves = zip(*results, strict=True)
+    table = pd.DataFrame(rows).sort_values(["bandwidth", "seed"], ascending=[False, True])
+    grid.write(options.out, "calibration", table, plot_calibration, pd.concat(curves))
+    scores = table.drop(columns=["seed", "prior"]).groupby("bandwidth", sort=False)
+    means = scores.agg(grid.mean_and_sd).reset_index(names="observed")
+    grid.print_table(means.rename(columns=lambda name: name.replace("_", " ")))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Gather the evidence for SBTT on simulated data: what the selective loss is worth, how to sample,
-what is memory, what adapts.
+what is merely memorised, what transfers to few trials.
 
+pip install -r requirements-evidence.txt
 python -m experiments.evidence                       all pieces; two hours on two cores
 python -m experiments.evidence --pieces patterns     one of them
 python -m experiments.evidence --quick               each in small, to see that it works
@@ -9,164 +10,113 @@ Each piece writes docs/evidence/PIECE.csv and PIECE.png. If it was stopped, the 
 it. docs/evidence.md tells what came out.
 """
 
-import functools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
-import torch
 
-from command_line import expect, markdown_table, run, writable_folder
-from evaluation.checkpoints import LOGS, bandwidth_folder, training_folder
+from command_line import expect, run
+from evaluation.checkpoints import load_model_and_data
 from evaluation.inference import infer_arrays
-from evaluation.scoring import load_model_and_data
-from experiments.evidence_figures import plot_evidence
-from experiments.trainings import (
-    add_cluster,
-    check_truth,
-    command,
-    evidence_parser,
-    mean_and_sd,
-    train,
-    write_evidence,
-)
-from modules.metrics import R2
-from plotting.latents import apply_map, fit_linear_map
-from recordings.hdf5 import read_latents
+from evaluation.latents import r2_of_latents
+from evaluation.run_folders import LOGS
+from experiments import grid
+from experiments.options import parse_options
 from recordings.writing import write_splits
 from training.options import DEMO_BANDWIDTHS
 
 SCORES = ["r2", "r2_observed", "r2_unobserved", "r2_latents"]
-SIMULATION_SEED = 1  # another than that of lorenz_data.h5
-UNSEEN = ["--data.split", "conditions"]
+UNSEEN = ("--data.split", "conditions")
+QUICK = ("--trainer.max_epochs", "1", "--refinement.epochs", "0", "--trainer.logger", "false")
 
 
-class Scale(NamedTuple):
-    """How much a piece of evidence trains."""
+class Simulations(NamedTuple):
+    """Sizes of the data sets that are simulated for the last two pieces."""
 
-    name: str  # start of the names of runs and data files
-    data: str  # data file of the first three pieces
-    bandwidths: list[int]
-    n_seeds: int
-    words: tuple[str, ...] = ()  # options of all trainings
-    conditions: tuple[tuple[int, int, int], ...] = (
-        (65, 81, 19),
-        (250, 312, 5),
-        (1248, 1560, 1),
-    )  # in training; all; trials
-    pool: tuple[int, int] = (
-        130,
-        24,
-    )  # conditions, and trials of each, of which a half is pretrained on
-    n_trials: tuple[int, ...] = (50, 200, 1248)  # for training after that
-    cluster: str = "local"  # where to train
+    conditions: list[tuple[int, int, int]]  # in training; in all; trials of each
+    pool: tuple[int, int]  # conditions, half of them to pretrain on; trials of each
+    n_trials: list[int]  # for training after that
 
 
-class Training(NamedTuple):
-    """A run of train.py in a piece of evidence."""
-
-    label: str  # what is compared: a line in the figure; may name the {bandwidth}
-    run: str  # name of its folder; pieces that need the same run share it
-    data: str  # data file
-    bandwidths: list[int]
-    words: list[str]  # options of train.py
-    x: int | None = None  # where on the x-axis; None: at the bandwidth
-    rescaled: bool = False  # divide the inferred rates by the fraction observed
+FULL = Simulations([(65, 81, 19), (250, 312, 5), (1248, 1560, 1)], (130, 24), [50, 200, 1248])
+SMALL = Simulations([(5, 6, 3), (10, 12, 2)], (10, 8), [16])
 
 
-def simulated(scale: Scale, name: str, conditions: int, trials: int) -> str:
-    """Return the path of a simulated data set under lightning_logs. It is made if it is not
-    there."""
-    path = writable_folder(LOGS, "lightning_logs") / f"{scale.name}_{name}.h5"
-    if not path.exists():
-        words = [
-            "--conditions",
-            str(conditions),
-            "--trials",
-            str(trials),
-            "--seed",
-            str(SIMULATION_SEED),
-        ]
-        command("simulate.py", "--path", str(path), *words)
-    return str(path)
+def read_scores(folder: Path, results: grid.Results) -> list[dict]:
+    """Return the scores of a run's best checkpoint on the validation trials."""
+    return [{score: results.get(score, np.nan) for score in SCORES}]
 
 
-def selective_loss(scale: Scale) -> Iterator[Training]:
+def score_latents(folder: Path, results: grid.Results) -> list[dict]:
+    """Return the scores with the R² of the latent state."""
+    r2_latents = r2_of_latents(*load_model_and_data(folder / "best.ckpt"))
+    return [scores | {"r2_latents": r2_latents} for scores in read_scores(folder, results)]
+
+
+def score_rescaled(folder: Path, results: grid.Results) -> list[dict]:
+    """Return the R² of rates divided by the fraction observed, by which missing counts that are
+    taken as zeros lower them."""
+    model, data = load_model_and_data(folder / "best.ckpt")
+    rates = infer_arrays(model, data.datasets["valid"][:].spikes)["rates"]
+    r2 = grid.r2_of_rates(rates / (1 - data.fraction_dropped), data)
+    return [dict.fromkeys(SCORES, np.nan) | {"r2": r2}]
+
+
+def selective_loss(base: grid.Sweep, _: Simulations) -> Iterator[grid.Sweep]:
     """Missing counts left out, as SBTT has it; or taken as zeros; or interpolated in time: in the
     input and in the loss."""
-    data, bandwidths = scale.data, scale.bandwidths
-    yield Training("SBTT", "default", data, bandwidths, [])
-    zeros = Training("missing as zeros", "zeros", data, bandwidths, ["--data.fill", "zero"])
+    yield base.vary("SBTT", "default")
+    zeros = base.vary("missing as zeros", "zeros", "--data.fill", "zero")
     yield zeros
-    yield zeros._replace(label="missing as zeros, rates rescaled", rescaled=True)
-    yield Training(
-        "interpolated", "interpolated", data, bandwidths, ["--data.fill", "interpolated"]
-    )
+    yield replace(zeros, label="missing as zeros, rates rescaled", measure=score_rescaled)
+    yield base.vary("interpolated", "interpolated", "--data.fill", "interpolated")
 
 
-def patterns(scale: Scale) -> Iterator[Training]:
+def patterns(base: grid.Sweep, _: Simulations) -> Iterator[grid.Sweep]:
     """The same bandwidth spent in four ways."""
-    yield Training("random", "default", scale.data, scale.bandwidths, [])
+    base = replace(base, measure=score_latents)
+    yield base.vary("random", "default")
+    few = replace(base, bandwidths=base.bandwidths[2:])
     for pattern in ("staggered", "blocks", "fixed"):
-        yield Training(
-            pattern, pattern, scale.data, scale.bandwidths[2:], ["--data.pattern", pattern]
-        )
+        yield few.vary(pattern, pattern, "--data.pattern", pattern)
 
 
-def unseen_conditions(scale: Scale) -> Iterator[Training]:
+def unseen_conditions(base: grid.Sweep, _: Simulations) -> Iterator[grid.Sweep]:
     """Validation trials of conditions that are in training, and of conditions that are not."""
-    yield Training("conditions seen in training", "default", scale.data, scale.bandwidths, [])
-    yield Training("conditions never seen", "unseen", scale.data, scale.bandwidths, UNSEEN)
+    yield base.vary("conditions seen in training", "default")
+    yield base.vary("conditions never seen", "unseen", *UNSEEN)
 
 
-def number_of_conditions(scale: Scale) -> Iterator[Training]:
+def number_of_conditions(base: grid.Sweep, sizes: Simulations) -> Iterator[grid.Sweep]:
     """Conditions never seen, against the number of conditions in training; as many trials in
     all."""
-    some = [
-        scale.bandwidths[0],
-        scale.bandwidths[len(scale.bandwidths) * 5 // 8],
-    ]  # all neurons, and few
-    for n_training, n_all, trials in scale.conditions:
+    some = [base.bandwidths[0], base.bandwidths[len(base.bandwidths) * 5 // 8]]  # all and few
+    for n_training, n_all, n_trials in sizes.conditions:
         name = f"{n_training}_conditions"
-        path = simulated(scale, name, n_all, trials)
-        yield Training("{bandwidth} observed", name, path, some, UNSEEN, n_training)
+        words = ["--data.path", simulate(base, name, n_all, n_trials), *UNSEEN]
+        yield base.vary("{bandwidth} observed", name, *words, bandwidths=some, x=n_training)
 
 
-def transfer(scale: Scale) -> Iterator[Training]:
+def transfer(base: grid.Sweep, sizes: Simulations) -> Iterator[grid.Sweep]:
     """A model of all neurons on some conditions adapts to few neurons and few trials of other
     conditions."""
-    pool, all_neurons = (
-        simulated(scale, f"{scale.pool[0]}_conditions", *scale.pool),
-        scale.bandwidths[0],
-    )
-    half = divide(scale, pool, "first_half", slice(0, None, 2), None)
-    pretrained = f"{scale.name}_pretrained"
-    train(
-        pretrained,
-        ["--data.path", half, "--bandwidths", str(all_neurons), *scale.words],
-        scale.cluster,
-    )
-    checkpoint = str(LOGS / pretrained / bandwidth_folder(all_neurons) / "best.ckpt")
-    start = ["--init_from", checkpoint, "--model.learning_rate", "1e-2"]
-    ways = {
-        "from scratch": [],
-        "adapted": start,
-        "generator frozen": [*start, "--freeze", "generator"],
-    }
-    for n_trials in scale.n_trials:
-        path = divide(scale, pool, f"{n_trials}_trials", slice(1, None, 2), n_trials)
-        for way, words in ways.items():
-            run_name = f"{n_trials}_trials_{way.replace(' ', '_')}"
-            yield Training(
-                f"{{bandwidth}} observed, {way}",
-                run_name,
-                path,
-                scale.bandwidths[-2:],
-                words,
-                n_trials,
-            )
+    pool = simulate(base, f"{sizes.pool[0]}_conditions", *sizes.pool)
+    half = divide(pool, f"{base.name}_first_half", slice(0, None, 2))
+    pretrained = base.vary("", "pretrained", "--data.path", half)
+    pretrained = replace(pretrained, bandwidths=base.bandwidths[:1], seeds=[0])
+    grid.train(pretrained)
+    checkpoint = pretrained.folder(base.bandwidths[0], 0) / "best.ckpt"
+    start = ["--init_from", str(checkpoint), "--model.learning_rate", "1e-2"]
+    frozen = [*start, "--freeze", "generator"]
+    few = replace(base, bandwidths=base.bandwidths[-2:])
+    for n in sizes.n_trials:
+        path = divide(pool, f"{base.name}_{n}_trials", slice(1, None, 2), n)
+        for way, flags in (("from scratch", []), ("adapted", start), ("generator frozen", frozen)):
+            name, words = f"{n}_trials_{way.replace(' ', '_')}", ["--data.path", path, *flags]
+            yield few.vary(f"{{bandwidth}} observed, {way}", name, *words, x=n)
 
 
 PIECES = {
@@ -174,13 +124,18 @@ PIECES = {
     for piece in (selective_loss, patterns, unseen_conditions, number_of_conditions, transfer)
 }
 X_LABELS = {"number_of_conditions": "conditions in training", "transfer": "trials in training"}
-SCORE_OF = {"patterns": "r2_latents"}  # else R² of the rates
 
 
-def divide(scale: Scale, path: str, name: str, conditions: slice, n_train: int | None) -> str:
+def simulate(base: grid.Sweep, name: str, conditions: int, trials: int) -> str:
+    """Return the path of a simulated data set."""
+    words = ["--conditions", str(conditions), "--trials", str(trials)]
+    return grid.simulate_once(f"{base.name}_{name}", *words)
+
+
+def divide(path: str, name: str, conditions: slice, n_train: int | None = None) -> str:
     """Write the trials of some conditions, at most `n_train` of them for training, to a file of
     their own; return its path."""
-    out = LOGS / f"{scale.name}_{name}.h5"
+    out = LOGS / f"{name}.h5"
     if out.exists():
         return str(out)
     splits = {}
@@ -197,123 +152,29 @@ def divide(scale: Scale, path: str, name: str, conditions: slice, n_train: int |
     return str(out)
 
 
-def r2_of_latents(checkpoint: Path) -> float:
-    """Return the R² between true latents and the model's, after a linear map that was fitted on
-    training trials.
-
-    NaN if the true latents are not known for these trials.
-    """
-    model, data = load_model_and_data(checkpoint)
-    true = None if data.hparams.split == "conditions" else read_latents(data.hparams.path, 10**6)
-    if true is None:
-        return np.nan
-    inferred = {
-        split: infer_arrays(model, data.datasets[split][:].spikes)["latents"]
-        for split in ("train", "valid")
-    }
-    residual = true["valid"] - apply_map(
-        fit_linear_map(inferred["train"], true["train"]), inferred["valid"]
-    )
-    return float(np.mean(1 - np.square(residual).mean((0, 1)) / true["valid"].var((0, 1))))
-
-
-def r2_of_rescaled_rates(checkpoint: Path) -> float:
-    """Return the R² of the inferred rates divided by the fraction observed.
-
-    Missing counts that are taken as zeros lower the rates by this fraction.
-    """
-    model, data = load_model_and_data(checkpoint)
-    rates = infer_arrays(model, data.datasets["valid"][:].spikes)["rates"] / (
-        1 - data.fraction_dropped
-    )
-    metric = R2(data.n_neurons)
-    metric.update(torch.from_numpy(rates), torch.from_numpy(data.trials["valid"].rates))
-    return float(metric.compute())
-
-
-def gather(piece: str, scale: Scale) -> list[dict]:
-    """Train what a piece asks for. Return a row for each training: a line of the figure, bandwidth
-    and seed."""
-    rows, n_seeds = [], scale.n_seeds
-    for training in PIECES[piece](scale):
-        name = f"{scale.name}_{training.run}"
-        words = [
-            "--data.path",
-            training.data,
-            "--bandwidths",
-            *map(str, training.bandwidths),
-            *training.words,
-        ]
-        results = train(name, [*words, "--seeds", str(n_seeds), *scale.words], scale.cluster)
-        for bandwidth in training.bandwidths:
-            for seed in range(n_seeds):
-                scores = {score: results[bandwidth, seed].get(score, np.nan) for score in SCORES}
-                best = (
-                    LOGS
-                    / name
-                    / training_folder(bandwidth, seed if n_seeds > 1 else None)
-                    / "best.ckpt"
-                )
-                if SCORE_OF.get(piece) == "r2_latents":
-                    scores["r2_latents"] = r2_of_latents(best)
-                if training.rescaled:
-                    scores = dict.fromkeys(SCORES, np.nan) | {"r2": r2_of_rescaled_rates(best)}
-                x = bandwidth if training.x is None else training.x
-                label = training.label.format(bandwidth=bandwidth)
-                rows.append({"label": label, "x": x, "bandwidth": bandwidth, "seed": seed} | scores)
-    return rows
-
-
-def results_table(rows: list[dict], x_label: str, scores: list[str]) -> str:
-    """Return a table of means ± SD over seeds."""
-    groups = {}
-    for row in rows:
-        groups.setdefault((row["label"], row["x"]), []).append(row)
-    columns = {"": [label for label, _ in groups], x_label: [str(x) for _, x in groups]}
-    columns |= {
-        score: [mean_and_sd([row[score] for row in seeds]) for seeds in groups.values()]
-        for score in scores
-    }
-    return markdown_table(columns, n_left=1)
-
-
 def main() -> None:
-    parser = evidence_parser(__doc__)
-    parser.add_argument(
-        "--pieces", choices=list(PIECES), nargs="+", default=list(PIECES), help="Pieces of evidence"
-    )
-    parser.add_argument("--seeds", type=int, default=3, help="Number of seeds")
-    parser.add_argument(
-        "--data", type=str, default="lorenz_data.h5", help="Data of the first three pieces"
-    )
-    add_cluster(parser)
-    parser.add_argument(
-        "--quick", action="store_true", help="One seed, one epoch, three bandwidths"
-    )
-    options = parser.parse_args()
-    out = writable_folder(options.out, "--out")
-    scale = Scale("evidence", options.data, DEMO_BANDWIDTHS, options.seeds)
-    if options.quick:
-        words = (
-            "--trainer.max_epochs",
-            "1",
-            "--model.refinement",
-            "0",
-            "--trainer.logger",
-            "false",
-        )
-        scale = Scale("quick", "", [29, 10, 3], 1, words, ((5, 6, 3), (10, 12, 2)), (10, 8), (16,))
-        scale = scale._replace(data=simulated(scale, "demonstration", 10, 5))
+    sizes = {"pieces": list(PIECES), "seeds": 3, "data": "lorenz_data.h5", "quick": False}
+    options = parse_options(__doc__, **sizes, cluster="local", out="docs/evidence")
     expect(options.seeds >= 1, "--seeds", options.seeds, "at least 1")
-    scale = scale._replace(cluster=options.cluster)
-    check_truth(scale.data)
     for piece in options.pieces:
-        rows = gather(piece, scale)
-        score, x_label = SCORE_OF.get(piece, "r2"), X_LABELS.get(piece, "neurons observed")
-        write_evidence(piece, rows, functools.partial(plot_evidence, rows, x_label, score), out)
-        print(
-            f"\n{PIECES[piece].__doc__}\n\n{results_table(rows, x_label, [*dict.fromkeys([score, 'r2'])])}"
-        )
+        expect(piece in PIECES, "--pieces", piece, f"some of {', '.join(PIECES)}")
+    seeds, cluster = range(options.seeds), options.cluster
+    base = grid.Sweep("evidence", DEMO_BANDWIDTHS, seeds, read_scores, cluster)
+    if options.quick:
+        base = grid.Sweep("quick", [29, 10, 3], [0], read_scores, cluster, QUICK)
+        options.data = simulate(base, "demonstration", 10, 5)
+    grid.read_data_with_rates(options.data)
+    base = replace(base, flags=(*base.flags, "--data.path", options.data))
+    for piece in options.pieces:
+        x_label, scores = X_LABELS.get(piece, "neurons observed"), ["r2"]
+        title = "R² of inferred to true rates"
+        if piece == "patterns":
+            scores, title = ["r2_latents", "r2"], "R² of the latent state"
+        table = grid.gather(PIECES[piece](base, SMALL if options.quick else FULL))
+        grid.write(options.out, piece, table, grid.plot_lines, x_label, scores[0], title)
+        print(f"\n{PIECES[piece].__doc__}")
+        means = table.groupby(["label", "x"], sort=False)[scores].agg(grid.mean_and_sd)
+        grid.print_table(means.reset_index(names=["", x_label]), n_left=1)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """The two GRUs of the model: parameters and results of nn.GRU, but faster on a CPU.
 
 In nn.GRU, trials are the first axis: a gate is not contiguous in memory, and each time step makes
-    many tensors. Here
-hidden units are the first axis: a gate is one block of memory, and three tensors hold all time
-    steps for the backward
-pass. On a GPU, nn.GRU itself is used.
+many tensors. Here hidden units are the first axis: a gate is one block of memory, and three tensors
+hold all time steps for the backward pass. On a GPU, nn.GRU itself is used.
 
 Letters in shapes: B trials, T time bins, N inputs, H hidden units.
 """
@@ -12,12 +10,6 @@ Letters in shapes: B trials, T time bins, N inputs, H hidden units.
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-
-
-def at_least_single(values: Tensor) -> Tensor:
-    """Convert half precision, which autocast gives, to single precision. Return other precisions
-    unchanged."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def is_on_cpu(values: Tensor) -> bool:
@@ -31,55 +23,57 @@ class GRUEncoder(nn.GRU):
     def __init__(self, n_inputs: int, hidden_size: int) -> None:
         super().__init__(n_inputs, hidden_size, batch_first=True, bidirectional=True)
 
-    def forward(self, inputs: Tensor, each_bin: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Read inputs (B, T, N) in both directions, from zeros.
 
-        Returns: The final states (B, 2 H), first those of the forward direction, and, if
-            `each_bin`, the states (T, B, 2 H).
+        Returns:
+            The final states (B, 2 H), first those of the forward direction, and the states
+            (T, B, 2 H).
         """
         if not is_on_cpu(inputs):
             states, final_states = super().forward(inputs)
-            return torch.cat(final_states.unbind(), dim=1), states.transpose(
-                0, 1
-            ) if each_bin else None
+            return torch.cat(final_states.unbind(), dim=1), states.transpose(0, 1)
         inputs = inputs.permute(1, 2, 0).contiguous()
         start = inputs.new_zeros(self.hidden_size, inputs.shape[2])
         directions = zip((inputs, inputs.flip(0)), self.all_weights, strict=True)
-        forward, backward = (
-            Scan.apply(in_order, start, *weights) for in_order, weights in directions
-        )
+        forward, backward = (Scan.apply(bins, start, *weights) for bins, weights in directions)
         final_states = torch.cat((forward[-1], backward[-1])).T
-        return final_states, torch.cat((forward, backward.flip(0)), dim=1).mT if each_bin else None
+        return final_states, torch.cat((forward, backward.flip(0)), dim=1).mT
 
 
 class GRUDecoder(nn.GRU):
-    """GRU that starts from an initial condition. Without inputs, its parameters are those of an
-    nn.GRU with one, always zero."""
+    """GRU that starts from an initial condition.
+
+    Without inputs, its parameters are those of an nn.GRU with one input, which is always zero.
+    """
 
     def __init__(self, hidden_size: int, n_inputs: int = 0) -> None:
         super().__init__(max(n_inputs, 1), hidden_size)
         self.weight_ih_l0.requires_grad = n_inputs > 0
 
     def train(self, mode: bool = True) -> "GRUDecoder":
-        """Stay in training mode, which changes nothing here: without it cuDNN gives no gradients,
-        and the refinement needs them."""
+        """Stay in training mode: cuDNN gives gradients in no other, and nothing else changes."""
         return super().train(True)
 
     def forward(
         self, initial_condition: Tensor, n_bins: int, inputs: Tensor | None = None
     ) -> Tensor:
-        """Return the states (T, B, H) of the `n_bins` time bins after the initial condition (B, H),
-        driven by inputs (T, B, I)."""
+        """Unroll for `n_bins` time bins.
+
+        Args:
+            initial_condition: (B, H) state before the first bin.
+            n_bins: Number of time bins.
+            inputs: (T, B, I) what drives the decoder, if anything does.
+
+        Returns:
+            The states (T, B, H).
+        """
         n_trials = len(initial_condition)
         if not is_on_cpu(initial_condition):
-            driven_by = (
-                initial_condition.new_zeros(n_bins, n_trials, self.input_size)
-                if inputs is None
-                else inputs
-            )
-            return super().forward(driven_by, initial_condition.contiguous().unsqueeze(0))[
-                0
-            ]  # cuDNN takes no other
+            if inputs is None:
+                inputs = initial_condition.new_zeros(n_bins, n_trials, self.input_size)
+            # cuDNN takes no other than contiguous initial conditions
+            return super().forward(inputs, initial_condition.contiguous().unsqueeze(0))[0]
         w_ih, *others = self.all_weights[0]
         if inputs is None:
             driven_by, w_ih = initial_condition.new_zeros(n_bins, 0, n_trials), w_ih[:, :0]
@@ -89,8 +83,7 @@ class GRUDecoder(nn.GRU):
 
 
 class Scan(torch.autograd.Function):
-    """One direction of a GRU (Cho et al. 2014, with the formulas and letters of nn.GRU) over all
-    time bins.
+    """One direction of a GRU over all time bins (Cho et al. 2014; letters of nn.GRU).
 
     r, z = sigmoid(W_ih x + b_ih + W_hh h + b_hh)   reset and update gate
     q = W_hh h + b_hh                               what the reset gate scales
@@ -98,16 +91,13 @@ class Scan(torch.autograd.Function):
     h' = n + z (h - n)
 
     The first H rows of W and b are those of r, the next H those of z, the last H those of n (or q).
-    Under autocast everything is in single precision, because autocast does not convert tensors that
-    are written in place."""
+    """
 
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(
         ctx, inputs: Tensor, start: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
     ) -> Tensor:
-        """Return the states (T, H, B) after each of the inputs (T, N, B), from the state (H, B)
-        before the first."""
+        """Return the states (T, H, B) after the inputs (T, N, B), from a state (H, B) at first."""
         n_bins, (size, n_trials) = len(inputs), start.shape
         gates = start.new_empty(n_bins, 3 * size, n_trials)  # r, z, n
         q = start.new_empty(n_bins, size, n_trials)
@@ -116,15 +106,8 @@ class Scan(torch.autograd.Function):
         (w_rz, w_q), (b_rz, b_q) = (weights.split((2 * size, size)) for weights in (w_hh, b_hh))
         bias = torch.cat((b_ih[: 2 * size] + b_rz, b_ih[2 * size :])).unsqueeze(1)
         b_q = b_q.unsqueeze(1)
-        steps = (
-            inputs,
-            gates,
-            gates[:, : 2 * size],
-            *gates.split(size, dim=1),
-            q,
-            states[:-1],
-            states[1:],
-        )
+        r_z, parts = gates[:, : 2 * size], gates.split(size, dim=1)
+        steps = inputs, gates, r_z, *parts, q, states[:-1], states[1:]
         for x, rzn, rz, r, z, n, q_t, h, h_next in zip(*steps, strict=True):
             torch.addmm(bias, w_ih, x, out=rzn)
             rz.addmm_(w_rz, h).sigmoid_()
@@ -136,10 +119,8 @@ class Scan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, d_states: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the arguments of `forward`, given that of its result. d_x is the
-        gradient of x."""
+        """Return the gradients of the arguments of `forward`; d_x is the gradient of x."""
         inputs, gates, q, states, w_ih, w_hh = ctx.saved_tensors
         _, size, n_trials = q.shape
         needs_d_inputs, needs_d_weights = ctx.needs_input_grad[0], any(ctx.needs_input_grad[2:])
@@ -152,15 +133,8 @@ class Scan(torch.autograd.Function):
         d_rzq = d_h.new_empty(3 * size, n_trials)  # before the nonlinearities, like d_n
         d_rz, (d_r, d_z, d_q) = d_rzq[: 2 * size], d_rzq.split(size)
         ones = d_h.new_ones(n_trials)
-        steps = (
-            inputs,
-            d_inputs,
-            gates[:, : 2 * size],
-            *gates.split(size, dim=1),
-            q,
-            states[:-1],
-            d_states,
-        )
+        r_z, parts = gates[:, : 2 * size], gates.split(size, dim=1)
+        steps = inputs, d_inputs, r_z, *parts, q, states[:-1], d_states
         for x, d_x, rz, r, z, n, q_t, h, d_output in reversed(list(zip(*steps, strict=True))):
             d_h += d_output
             torch.sub(h, n, out=d_z).mul_(d_h)

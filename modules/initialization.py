@@ -1,16 +1,16 @@
-"""Initial weights and biases from which a training learns fast from its first step."""
+"""Initial weights and biases from which a model learns fast from its first step."""
 
 from torch import Tensor, nn
 
 
 def init_orthogonal(gru: nn.GRU, gain: float) -> None:
-    """Initialise a GRU with orthogonal recurrent matrices (Saxe et al. 2014) and with update gates
-    that update quickly.
+    """Initialise a GRU with orthogonal recurrent matrices (Saxe et al. 2014) and quick updates.
 
     Args:
-        gru: The GRU. Its update gates start near 0.4 instead of 0.5: 60% of a state is replaced at each step.
-        gain: Scale of the recurrent matrix of the new states. The larger it is, the longer the states of different
-            trials stay different.
+        gru: The GRU. Its update gates start near 0.4 instead of 0.5: 60% of a state is replaced at
+            each step.
+        gain: Scale of the recurrent matrix of the new states. The larger it is, the longer the
+            states of different trials stay different.
     """
     for name, weights in gru.named_parameters():
         reset, update, new_state = weights.data.split(gru.hidden_size)

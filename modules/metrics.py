@@ -1,6 +1,6 @@
 """Scores over a whole validation set: R² to the true rates, and bits per spike of the counts.
 
-Both are torchmetrics: updated batch by batch, computed once at the end, and summed over processes.
+Both are torchmetrics: updated batch by batch, computed once at the end.
 Letters in shapes: B trials, T time bins, N neurons.
 """
 
@@ -16,7 +16,8 @@ class R2(Metric):
 
     Unlike torchmetrics' R2Score, it can score some of the entries, with a different number of them
     for each neuron. Neurons without entries, or with constant true rates, have no R² and are left
-    out. Without any neuron the R² is NaN."""
+    out. Without any neuron the R² is NaN.
+    """
 
     higher_is_better = True
     full_state_update = False
@@ -24,7 +25,7 @@ class R2(Metric):
     def __init__(self, n_neurons: int) -> None:
         super().__init__()
         for state in ("count", "total", "squares", "residual"):
-            self.add_state(state, torch.zeros(n_neurons), dist_reduce_fx="sum")
+            self.add_state(state, torch.zeros(n_neurons))
 
     def update(self, inferred: Tensor, true: Tensor, entries: Tensor | None = None) -> None:
         """Add rates (B, T, N) in the same unit. `entries` (B, T, N; bool) are those to score; None:
@@ -54,20 +55,19 @@ class BitsPerSpike(Metric):
 
     The Poisson log-likelihood under the inferred rates minus that under the mean rates, divided by
     the number of spikes and by log 2 (Pei et al. 2021, "Neural Latents Benchmark '21"). The mean
-    rates are those of the scored counts."""
+    rates are those of the scored counts.
+    """
 
     higher_is_better = True
     full_state_update = False
 
     def __init__(self, n_neurons: int) -> None:
         super().__init__()
-        self.add_state("log_likelihood", torch.zeros(n_neurons), dist_reduce_fx="sum")
-        self.add_state("spikes", torch.zeros(n_neurons), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros(n_neurons), dist_reduce_fx="sum")
+        for state in ("log_likelihood", "spikes", "count"):
+            self.add_state(state, torch.zeros(n_neurons))
 
     def update(self, log_rates: Tensor, spikes: Tensor) -> None:
-        """Add log expected counts and counts per bin (B, T, N). Entries with a count of NaN are not
-        scored."""
+        """Add log expected counts and counts per bin (B, T, N), NaN where not scored."""
         chosen = ~spikes.isnan()
         spikes, log_rates = spikes.where(chosen, 0.0), log_rates.where(chosen, 0.0)
         self.log_likelihood += ((spikes * log_rates - log_rates.exp()) * chosen).sum((0, 1))
@@ -83,17 +83,14 @@ class BitsPerSpike(Metric):
         return torch.where(self.spikes > 0, self.gain() / (self.spikes * math.log(2)), torch.nan)
 
     def gain(self) -> Tensor:
-        """Return the log-likelihood (N,) of each neuron's counts beyond that under its mean rate
-        (nats)."""
+        """Return each neuron's log-likelihood (N,; nats) beyond that under its mean rate."""
         mean_rates = self.spikes / self.count.clamp(min=1)
         return self.log_likelihood - (torch.xlogy(self.spikes, mean_rates) - self.spikes)
 
 
 def make_scores(n_neurons: int) -> nn.ModuleDict:
     """Return the scores of a validation. A NaN loss counts as infinite."""
-    losses = {
-        name: MeanMetric(nan_strategy=math.inf)
-        for name in ("nll", "heldout_nll", "heldout_nll_amortised")
-    }
+    losses = ("nll", "heldout_nll", "heldout_nll_amortised")
+    losses = {name: MeanMetric(nan_strategy=math.inf) for name in losses}
     r2 = {name: R2(n_neurons) for name in ("r2", "r2_observed", "r2_unobserved", "r2_amortised")}
     return nn.ModuleDict(losses | r2 | {"bps": BitsPerSpike(n_neurons)})

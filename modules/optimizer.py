@@ -5,19 +5,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-NEWTON_SCHULZ = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # coefficients of Jordan et al. 2024; small singular values grow fast with them
+# coefficients of Jordan et al. 2024; small singular values grow fast with them
+NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315
+MOMENTUM = 0.95  # weight of the past in Muon's running mean of the gradients
+BETAS, EPS = (0.9, 0.999), 1e-8  # of Adam, as usual
+READOUT_DECAY = 1.0  # decoupled weight decay of the readout
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Return approximately the nearest matrix with orthonormal rows (or columns, if there are
-    fewer).
+    """Return approximately the nearest matrix with orthonormal rows (columns, if fewer).
 
     Each Newton-Schulz step applies an odd polynomial to the singular values and keeps the singular
-    vectors. Five steps bring all but the smallest singular values to between 0.7 and 1.2."""
+    vectors. Five steps bring all but the smallest singular values to between 0.7 and 1.2.
+    """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalize(matrix.T, steps).T
     a, b, c = NEWTON_SCHULZ
@@ -31,83 +31,53 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
 def make_optimizer(
     kind: str, hidden: list[nn.Module], readout: nn.Module, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Return an optimizer of a kind: adam, adamw or muon. The other arguments are those of
-    MuonAdam."""
+    """Return an optimizer of a kind: adam, adamw or muon (arguments of MuonAdam)."""
     if kind == "muon":
         return MuonAdam(hidden, readout, lr, weight_decay)
     parameters = nn.ModuleList([*hidden, readout]).parameters()
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind](
-        parameters, lr, weight_decay=weight_decay
-    )
+    optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
+    return optimizer(parameters, lr, weight_decay=weight_decay)
 
 
 class MuonAdam(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) for hidden matrices, AdamW (Loshchilov & Hutter 2019) for the
-    readout, Adam for vectors.
+    """Muon for hidden matrices (Jordan et al. 2024), AdamW for the readout, Adam for vectors.
 
     Muon orthogonalises the momentum of a matrix, so that all directions in the space of hidden
     units learn at the same speed. Its steps are scaled to the size of Adam's (Liu et al. 2025): a
     root mean square of 0.2 times the learning rate. A readout has few directions that matter, and
-    at one speed the others would learn noise. So it is left to AdamW, as Muon's authors advise.
-    torch.optim.Muon does the same in bfloat16, which is slow on most CPUs.
+    at one speed the others would learn noise. So it is left to AdamW (Loshchilov & Hutter 2019), as
+    Muon's authors advise. torch.optim.Muon does the same in bfloat16, slow on most CPUs.
 
     Args:
         hidden: Modules whose matrices lead to hidden units.
         readout: The module whose matrix leads to the outputs. None: there is none.
         lr: Learning rate.
-        weight_decay: Decoupled weight decay of the hidden matrices. Vectors do not decay, so decay pulls rates to their
-            means.
-        readout_decay: The same for the readout.
-        momentum: Weight of the past in Muon's running mean of the gradients.
-        betas: The same for Adam's running means of the gradients and of their squares.
-        eps: Added to Adam's denominator.
+        weight_decay: Decoupled weight decay of the hidden matrices. Vectors do not decay, so decay
+            pulls rates to their means.
     """
 
     def __init__(
-        self,
-        hidden: list[nn.Module],
-        readout: nn.Module | None,
-        lr: float,
-        weight_decay: float,
-        readout_decay: float = 1.0,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        self, hidden: list[nn.Module], readout: nn.Module | None, lr: float, weight_decay: float
     ) -> None:
-        parts = [
-            list(nn.ModuleList(modules).parameters())
-            for modules in (hidden, [readout] if readout else [])
-        ]
-        matrices, readout_matrices = ([p for p in part if p.ndim == 2] for part in parts)
-        vectors = [p for part in parts for p in part if p.ndim != 2]
-        groups = [
-            {
-                "params": matrices,
-                "update": "muon",
-                "weight_decay": weight_decay,
-                "momentum": momentum,
-            },
-            {
-                "params": readout_matrices,
-                "update": "adam",
-                "weight_decay": readout_decay,
-                "betas": betas,
-                "eps": eps,
-            },
-            {"params": vectors, "update": "adam", "weight_decay": 0.0, "betas": betas, "eps": eps},
-        ]
+        hidden = list(nn.ModuleList(hidden).parameters())
+        outputs = list(readout.parameters()) if readout else []
+        matrices, output_matrices = ([p for p in part if p.ndim == 2] for part in (hidden, outputs))
+        muon = {"params": matrices, "weight_decay": weight_decay, "momentum": MOMENTUM}
+        groups = [muon]
+        vectors = [p for p in hidden + outputs if p.ndim != 2]
+        for params, decay in ((output_matrices, READOUT_DECAY), (vectors, 0.0)):
+            groups.append({"params": params, "weight_decay": decay, "betas": BETAS, "eps": EPS})
         super().__init__([group for group in groups if group["params"]], {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Take one step. `closure`, if given, computes the gradients first; its loss is
-        returned."""
+        """Take one step. `closure`, if given, computes the gradients; its loss is returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            update = muon_update if group["update"] == "muon" else adam_update
+            update = muon_update if "momentum" in group else adam_update
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
@@ -126,15 +96,12 @@ def muon_update(matrix: Tensor, state: dict, group: dict) -> None:
 
 def adam_update(parameter: Tensor, state: dict, group: dict) -> None:
     """Change a parameter by one step of Adam, as torch.optim.Adam does."""
+    gradient, (beta1, beta2) = parameter.grad, group["betas"]
     if not state:
-        state.update(
-            step=0, exp_avg=torch.zeros_like(parameter), exp_avg_sq=torch.zeros_like(parameter)
-        )
+        zeros = torch.zeros_like(parameter)
+        state.update(step=0, exp_avg=zeros, exp_avg_sq=zeros.clone())
     state["step"] += 1
-    beta1, beta2 = group["betas"]
-    mean = state["exp_avg"].lerp_(parameter.grad, 1 - beta1)
-    square = (
-        state["exp_avg_sq"].mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
-    )
+    mean = state["exp_avg"].lerp_(gradient, 1 - beta1)
+    square = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
     root = (square.sqrt() / (1 - beta2 ** state["step"]) ** 0.5).add_(group["eps"])
     parameter.addcdiv_(mean, root, value=-group["lr"] / (1 - beta1 ** state["step"]))

@@ -1,7 +1,8 @@
 """Readouts of low rank: log-rates that are linear in a few factors.
 
-A population of N neurons often has much fewer dimensions. A readout of full rank learns noise in
-the others. Letters in shapes: H hidden units, N neurons, F factors."""
+A population of N neurons often has far fewer dimensions. A readout of full rank learns noise in
+the others. Letters in shapes: H hidden units, N neurons, F factors.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +36,10 @@ def principal_readouts(readout: nn.Linear, latents: Tensor) -> list[nn.Linear]:
 
 
 def split_readout(readout: nn.Linear, n_factors: int) -> nn.Sequential:
-    """Return a readout of rank `n_factors` as two layers of equal size: latents -> factors ->
-    log-rates."""
+    """Return a readout of rank `n_factors` as two layers: latents -> factors -> log-rates."""
     left, sizes, right = torch.linalg.svd(readout.weight.detach(), full_matrices=False)
     roots = sizes[:n_factors].sqrt()
-    to_factors = nn.Linear(
-        right.shape[1], n_factors, bias=False, device=right.device, dtype=right.dtype
-    )
+    to_factors = nn.Linear(right.shape[1], n_factors, bias=False)
     to_factors.weight.data = roots.unsqueeze(1) * right[:n_factors]
     return nn.Sequential(to_factors, linear(left[:, :n_factors] * roots, readout.bias))
 

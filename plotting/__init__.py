@@ -1,1 +1,1 @@
-"""Figures. Functions take arrays and return a figure; they load nothing and train nothing."""
+"""Figures. Functions take arrays and return a figure; they load and evaluate nothing."""

@@ -2,20 +2,14 @@
 
 from pathlib import Path
 
-import numpy as np
 from matplotlib.animation import FuncAnimation, PillowWriter
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from command_line import atomic_write
 
 STYLE = Path(__file__).parent / "sbtt.mplstyle"
-BLUE, SKY, ORANGE, GREEN, GREY = "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#666666"
-
-
-def rgb(colour: str) -> np.ndarray:
-    """Return a colour as (red, green, blue) from 0 to 1."""
-    return np.array(to_rgb(colour))
+BLUE, SKY, ORANGE, GREEN = "#0072B2", "#56B4E9", "#D55E00", "#009E73"
+GREY, PURPLE = "#666666", "#CC79A7"
 
 
 def save(figure: Figure, name: str, out: Path) -> None:

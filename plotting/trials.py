@@ -1,19 +1,20 @@
-"""Figures of single trials: observed spikes, true rates, inferred rates. Functions take arrays and
-return a figure."""
+"""Figures of single trials: observed spikes, true rates, inferred rates."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.animation import FuncAnimation
+from matplotlib.artist import setp
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedFormatter, MaxNLocator
 
-from plotting.style import BLUE, GREY, ORANGE, rgb
+from plotting.style import BLUE, GREY, ORANGE
 
 MISSING = "#d9c6e6"  # violet; counts are grey, errors blue or orange
+COUNTS_BAR = {"ticks": [0, 1, 2, 3], "format": FixedFormatter(["0", "1", "2", "3+"])}
 
 
 @dataclass
@@ -37,112 +38,79 @@ def show_entries(axes: Axes, values: np.ndarray, bin_width: float, **look) -> Ax
 
 def show_spikes(axes: Axes, spikes: np.ndarray, bin_width: float) -> AxesImage:
     """Show counts per bin (time, neurons) in greys."""
-    greys = ListedColormap(["#ffffff", "#9e9e9e", "#5c5c5c", "#000000"])
-    return show_entries(
-        axes, spikes, bin_width, cmap=greys.with_extremes(bad=MISSING), vmin=-0.5, vmax=3.5
-    )
+    greys = ListedColormap(["#ffffff", "#9e9e9e", "#5c5c5c", "#000000"]).with_extremes(bad=MISSING)
+    return show_entries(axes, spikes, bin_width, cmap=greys, vmin=-0.5, vmax=3.5)
 
 
-def rate_colours(peak: float) -> dict:
-    """Return the colours of rates up to `peak` for `show_entries`: logarithmic, since rates span
-    orders of magnitude."""
+def rate_colours(rates: list[np.ndarray]) -> dict:
+    """Return a look for all these rates: logarithmic, as they span orders of magnitude."""
+    peak = max(array.max() for array in rates)
     return {"norm": LogNorm(peak / 300, peak, clip=True), "cmap": "viridis"}
 
 
-def add_counts_bar(figure: Figure, image: AxesImage, axes: Axes, **place) -> None:
-    """Add a colour bar to an image of `show_spikes`."""
-    bar = figure.colorbar(image, ax=axes, ticks=[0, 1, 2, 3], **place)
-    bar.set_ticklabels(["0", "1", "2", "3+"])
-
-
 def plot_examples(examples: list[Example], titles: list[str]) -> Figure:
-    """Plot trials side by side. Rows: what the model sees, true rates (where known), inputs (where
-    any), inferred rates."""
-    rates = {"it infers": [example.inferred for example in examples]}
-    if all(example.rates is not None for example in examples):
-        rates = {"true rates": [example.rates for example in examples]} | rates
-    inputs = [example.inputs for example in examples if example.inputs is not None]
-    n_rows = 1 + len(rates) + bool(inputs)
-    figure = Figure(figsize=(1.6 + 0.8 * len(examples), 0.6 + 1.25 * n_rows))
-    grid = figure.subplots(n_rows, len(examples), sharex=True, sharey="row", squeeze=False)
-    colours = rate_colours(max(array.max() for arrays in rates.values() for array in arrays))
-    for name, axes_of_row in zip(
-        ["the model sees", *rates], np.delete(grid, slice(1, 1 + bool(inputs)), 0), strict=True
-    ):
-        axes_of_row[0].set_ylabel(f"{name}\nneuron")
-        for index, (axes, example) in enumerate(zip(axes_of_row, examples, strict=True)):
-            if name == "the model sees":
-                counts = show_spikes(axes, example.spikes, example.bin_width)
-            else:
-                image = show_entries(axes, rates[name][index], example.bin_width, **colours)
-    if inputs:
-        grid[1, 0].set_ylabel("inferred\ninputs")
-        for axes, values, example in zip(grid[1], inputs, examples, strict=True):
-            axes.plot(example.bin_width * (np.arange(len(values)) + 0.5), values, linewidth=0.8)
-    for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(title)
-    for axes in grid[-1]:
-        axes.set_xlabel("time (s)")
-    add_counts_bar(figure, counts, grid[0], label="spikes per bin\n(violet: missing)")
-    figure.colorbar(image, ax=grid[-len(rates) :], label="firing rate (spikes/s)")
+    """Plot trials side by side: what the model sees, inputs, true rates, what it infers."""
+    true = [example.rates for example in examples if example.rates is not None]
+    has_inputs = any(example.inputs is not None for example in examples)
+    rows = ["the model sees\nneuron", *["inferred\ninputs"] * has_inputs]
+    rows += [*["true rates\nneuron"] * bool(true), "it infers\nneuron"]
+    figure = Figure(figsize=(1.6 + 0.8 * len(examples), 0.6 + 1.25 * len(rows)))
+    grid = figure.subplots(len(rows), len(examples), sharex=True, sharey="row", squeeze=False)
+    colours = rate_colours(true + [example.inferred for example in examples])
+    for column, example, title in zip(grid.T, examples, titles, strict=True):
+        seen, *others, inferred = column
+        counts = show_spikes(seen, example.spikes, example.bin_width)
+        if example.rates is not None:
+            show_entries(others[-1], example.rates, example.bin_width, **colours)
+        image = show_entries(inferred, example.inferred, example.bin_width, **colours)
+        if example.inputs is not None:
+            time = example.bin_width * (np.arange(len(example.inputs)) + 0.5)
+            others[0].plot(time, example.inputs, linewidth=0.8)
+        seen.set_title(title)
+        inferred.set_xlabel("time (s)")
+    for axes, label in zip(grid[:, 0], rows, strict=True):
+        axes.set_ylabel(label)
+    figure.colorbar(counts, ax=grid[0], label="spikes per bin\n(violet: missing)", **COUNTS_BAR)
+    figure.colorbar(image, ax=grid[-1 - bool(true) :], label="firing rate (spikes/s)")
     return figure
 
 
 def plot_method(example: Example) -> Figure:
-    """Draw what SBTT does with one trial: observed spikes -> model -> rates everywhere -> errors at
-    observed entries."""
+    """Draw what SBTT does with a trial: spikes -> model -> rates -> errors where observed."""
     figure = Figure(figsize=(7.4, 2.6))
     seen, model, inferred, learned = figure.subplots(1, 4, width_ratios=[1, 0.75, 1, 1])
-    counts = show_spikes(seen, example.spikes, example.bin_width)
-    add_counts_bar(figure, counts, seen, location="bottom", label="spikes per bin")
-    rates = show_entries(
-        inferred, example.inferred, example.bin_width, **rate_colours(example.inferred.max())
-    )
-    figure.colorbar(rates, ax=inferred, location="bottom", label="rate (spikes/s)")
-    # the gradient of the Poisson loss with respect to the log-rates; at a missing count NaN here,
-    # zero in training
-    error = example.inferred * example.bin_width - example.spikes
-    errors = show_entries(learned, error, example.bin_width, vmin=-1.5, vmax=1.5, cmap=diverging())
-    figure.colorbar(
-        errors, ax=learned, location="bottom", label="expected − counted spikes", extend="both"
-    )
-    titles = (
-        "1. few neurons are seen,\nthe rest is missing (violet)",
-        "3. rates of all neurons,\nat all times",
-        "4. errors at observed\nentries alone",
-    )
-    for axes, title in zip((seen, inferred, learned), titles, strict=True):
-        axes.set_title(title)
-        axes.set_xlabel("time (s)")
-        axes.set_yticks([])
-    seen.set_ylabel("neuron")
-    model.set_axis_off()
-    model.set_title("2. missing is\nread as zero")
-    steps = ("encoder\n(reads both ways)", "initial\ncondition", "decoder\n(runs without input)")
-    for height, step in zip((0.85, 0.5, 0.15), steps, strict=True):
-        box = {"boxstyle": "round", "facecolor": "white", "edgecolor": GREY}
-        model.text(
-            0.5,
-            height,
-            step,
-            ha="center",
-            va="center",
-            fontsize=8,
-            bbox=box,
-            transform=model.transAxes,
-        )
-    for top, bottom in ((0.72, 0.63), (0.37, 0.28)):
-        arrow = {"arrowstyle": "->", "color": GREY}
-        model.annotate("", (0.5, bottom), (0.5, top), xycoords="axes fraction", arrowprops=arrow)
+    bin_width, below = example.bin_width, {"location": "bottom"}
+    counts = show_spikes(seen, example.spikes, bin_width)
+    figure.colorbar(counts, ax=seen, label="spikes per bin", **COUNTS_BAR, **below)
+    colours = rate_colours([example.inferred])
+    rates = show_entries(inferred, example.inferred, bin_width, **colours)
+    figure.colorbar(rates, ax=inferred, label="rate (spikes/s)", **below)
+    # the gradient of the loss with respect to the log-rates; in training zero at a missing count
+    error = example.inferred * bin_width - example.spikes
+    colours = LinearSegmentedColormap.from_list("too low, right, too high", [BLUE, "white", ORANGE])
+    look = {"cmap": colours.with_extremes(bad=MISSING), "vmin": -1.5, "vmax": 1.5}
+    errors = show_entries(learned, error, bin_width, **look)
+    figure.colorbar(errors, ax=learned, label="expected − counted spikes", extend="both", **below)
+    seen.set(title="1. few neurons are seen,\nthe rest is missing (violet)", ylabel="neuron")
+    draw_model(model)
+    inferred.set_title("3. rates of all neurons,\nat all times")
+    learned.set_title("4. errors at observed\nentries alone")
+    setp([seen, inferred, learned], xlabel="time (s)", yticks=[])
     return figure
 
 
-def diverging() -> ListedColormap:
-    """Return a colour map: blue for too low, white, vermilion for too high, and the colour of
-    missing entries."""
-    weight = np.linspace(0, 1, 128)[:, None]
-    low, high = (1 - weight) * rgb(BLUE) + weight, (1 - weight) + weight * rgb(ORANGE)
-    return ListedColormap(np.vstack([low, high])).with_extremes(bad=MISSING)
+def draw_model(axes: Axes) -> None:
+    """Draw the parts of the model below each other, with arrows between them."""
+    axes.set_axis_off()
+    axes.set_title("2. missing is\nread as zero")
+    steps = ("encoder\n(reads both ways)", "initial\ncondition", "decoder\n(runs without input)")
+    look = {"ha": "center", "va": "center", "fontsize": 8, "transform": axes.transAxes}
+    box = {"boxstyle": "round", "facecolor": "white", "edgecolor": GREY}
+    for height, step in zip((0.85, 0.5, 0.15), steps, strict=True):
+        axes.text(0.5, height, step, bbox=box, **look)
+    arrow = {"arrowstyle": "->", "color": GREY}
+    for top, bottom in ((0.72, 0.63), (0.37, 0.28)):
+        axes.annotate("", (0.5, bottom), (0.5, top), xycoords="axes fraction", arrowprops=arrow)
 
 
 def animate_bandwidth(examples: list[Example], r2: list[float]) -> FuncAnimation:
@@ -156,9 +124,7 @@ def animate_bandwidth(examples: list[Example], r2: list[float]) -> FuncAnimation
     grid = figure.subplot_mosaic("abc;ddd", height_ratios=[1, 0.07])
     seen, inferred, true, bar = grid.values()
     first, n_neurons = examples[0], examples[0].spikes.shape[1]
-    colours = rate_colours(
-        max(first.rates.max(), *(example.inferred.max() for example in examples))
-    )
+    colours = rate_colours([first.rates, *(example.inferred for example in examples)])
     counts = show_spikes(seen, first.spikes, first.bin_width)
     rates = show_entries(inferred, first.inferred, first.bin_width, **colours)
     show_entries(true, first.rates, first.bin_width, **colours)

@@ -1,16 +1,13 @@
-"""From spike times to counts per bin. A count is missing (NaN) where a unit was not observed for a
-whole bin."""
+"""From spike times to counts per bin, NaN where a unit was not observed for a whole bin."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from command_line import InputError
+from recordings.checks import require
 
-MAX_COUNTS = (
-    2**29
-)  # entries of an array of counts: 2 GB, and six times as much memory while they are written
+MAX_COUNTS = 2**29  # of an array: 2 GB, and six times as much memory while it is written
 ROUNDING = 1e-6  # s; times in files are rounded
 
 
@@ -32,165 +29,125 @@ def from_spike_times(
             (s), as pynapple's `IntervalSet` has them.
         bin_width: Width of a time bin (s).
         duration: Duration of all trials (s), in place of stop times.
-        observed_intervals: For each unit (intervals, 2) the times (s) in which it was observed.
-            None: at all times.
+        observed_intervals: For each unit (intervals, 2) times (s) in which it was observed. None:
+            at all times.
         invalid_times: (intervals, 2) times (s) in which nothing counts.
-        lengths: If trials have different durations: cut them to the shortest, or pad them with NaN
-            to the longest.
+        lengths: If trials differ in duration: cut them to the shortest, or pad them with NaN to
+            the longest.
 
     Returns:
-        (trials, time, neurons) counts, float32, NaN = missing. Bins that are only partly in a trial
-        are left out.
+        (trials, time, neurons) counts, float32, NaN = missing, of bins that are wholly in a trial.
 
     Raises:
         InputError: times that cannot be right, or trials of different durations without `lengths`.
     """
+    units = list_units(spike_times)
+    n_units = len(units)
+    intervals = [None] * n_units if observed_intervals is None else observed_intervals
+    found = f"observed_intervals: are of {len(intervals)} units"
+    require(len(intervals) == n_units, f"{found}; expected {n_units}")
     windows = trial_windows(trials, duration)
     n_bins = count_bins(windows, bin_width, lengths)
-    units = list_units(spike_times)
-    if observed_intervals is not None and len(observed_intervals) != len(units):
-        raise InputError(
-            f"observed_intervals: are of {len(observed_intervals)} units; expected {len(units)}"
-        )
-    expect_counts(len(windows) * n_bins.max() * len(units))
+    shape = len(windows), n_bins.max(), n_units
+    n_counts = np.prod(shape, dtype=float)
+    expected = f"expected at most {MAX_COUNTS} (fewer trials or units, or wider bins)"
+    require(n_counts <= MAX_COUNTS, f"{n_counts:.3g} counts: {expected}")
     edges = windows[:, :1] + bin_width * np.arange(n_bins.max() + 1)
-    beyond = np.arange(n_bins.max()) >= n_bins[:, None]  # bins after the end of a trial
+    missing = np.arange(n_bins.max()) >= n_bins[:, None]  # bins after the end of a trial
     if invalid_times is not None:
-        beyond |= touched(edges, merge(invalid_times, "invalid_times"))
+        missing |= touched(edges, merge(invalid_times, "invalid_times"))
     if hasattr(spike_times, "time_support"):
-        beyond |= ~inside(edges, merge(spike_times.time_support.values, "time_support"))
-    spikes = np.empty((len(windows), n_bins.max(), len(units)), dtype=np.float32)
-    for unit, times in enumerate(units):
-        spikes[:, :, unit] = np.diff(
-            np.searchsorted(sort_times(times, unit), edges - ROUNDING), axis=1
-        )
-        if observed_intervals is not None and observed_intervals[unit] is not None:
-            covered = merge(observed_intervals[unit], f"observed_intervals of unit {unit}")
+        missing |= ~inside(edges, merge(spike_times.time_support.values, "time_support"))
+    spikes = np.empty(shape, dtype=np.float32)
+    for unit, (times, observed) in enumerate(zip(units, intervals, strict=True)):
+        ordered = sort_times(times, unit)
+        spikes[:, :, unit] = np.diff(np.searchsorted(ordered, edges - ROUNDING), axis=1)
+        if observed is not None:
+            covered = merge(observed, f"observed_intervals of unit {unit}")
             spikes[~inside(edges, covered), unit] = np.nan
-    spikes[beyond] = np.nan
+    spikes[missing] = np.nan
     return spikes
 
 
 def list_units(spike_times: Sequence[np.ndarray] | Mapping) -> list[np.ndarray]:
-    """Return the spike times of each unit; raise InputError if this is not a list of arrays, or
-    pynapple's objects."""
+    """Return the spike times of each unit, from a list of arrays or pynapple's objects."""
     if hasattr(spike_times, "t"):  # pynapple's Ts
         spike_times = [spike_times]
     if callable(getattr(spike_times, "values", None)):
-        spike_times = list(spike_times.values())
+        spike_times = spike_times.values()
     units = [getattr(times, "t", times) for times in spike_times]
-    if not units:
-        raise InputError("spike_times: has no unit; expected the spike times of at least one")
-    if any(np.ndim(times) != 1 for times in units):
-        raise InputError(
-            "spike_times: expected a list with an array of spike times (s) for each unit"
-        )
+    require(len(units) > 0, "spike_times: has no unit; expected the spike times of at least one")
+    are_arrays = all(np.ndim(times) == 1 for times in units)
+    require(are_arrays, "spike_times: expected a list with an array of times (s) for each unit")
     return units
 
 
-def expect_counts(n_counts: float) -> None:
-    """Raise InputError if an array of counts would be too large."""
-    if n_counts > MAX_COUNTS:
-        raise InputError(
-            f"{n_counts:.3g} counts: expected at most {MAX_COUNTS} (fewer trials or units, or wider bins)"
-        )
-
-
 def trial_windows(trials: np.ndarray, duration: float | None) -> np.ndarray:
-    """Return start and stop times (trials, 2); raise InputError if they cannot be right."""
+    """Return start and stop times (trials, 2)."""
     trials = np.asarray(getattr(trials, "values", trials), dtype=float)
     if trials.ndim == 1 and duration is not None:
         trials = np.stack((trials, trials + duration), axis=1)
-    if trials.ndim != 2 or trials.shape[1] != 2 or len(trials) == 0:
-        raise InputError(
-            f"trials have shape {trials.shape}; expected (trials, 2) starts and stops, or (trials,) starts and a duration"
-        )
-    wrong = ~(np.isfinite(trials).all(1) & (trials[:, 1] > trials[:, 0]))
-    if wrong.any():
-        first = int(np.flatnonzero(wrong)[0])
-        raise InputError(
-            f"trial {first} is from {trials[first, 0]} to {trials[first, 1]} s; expected a start before a stop"
-        )
+    require(
+        trials.ndim == 2 and trials.shape[1] == 2 and len(trials) > 0,
+        f"trials have shape {trials.shape}; expected (trials, 2) starts and stops, or (trials,) "
+        "starts and a duration",
+    )
+    is_right = np.isfinite(trials).all(1) & (trials[:, 0] < trials[:, 1])
+    first_wrong = is_right.argmin()
+    start, stop = trials[first_wrong]
+    found = f"trial {first_wrong} is from {start} to {stop} s"
+    require(is_right.all(), f"{found}; expected a start before a stop")
     return trials
 
 
 def count_bins(windows: np.ndarray, bin_width: float, lengths: str | None) -> np.ndarray:
-    """Return the number of bins of each trial, all the same unless trials of different durations
-    are padded."""
-    if not 0 < bin_width < np.inf:
-        raise InputError(f"bin_width {bin_width}: expected a number above 0 (s)")
-    if lengths not in (None, "cut", "pad"):
-        raise InputError(f"lengths {lengths}: expected cut or pad")
+    """Return the number of bins (trials,) of each trial, which differ only if they are padded."""
+    require(0 < bin_width < np.inf, f"bin_width {bin_width}: expected a number above 0 (s)")
+    require(lengths in (None, "cut", "pad"), f"lengths {lengths}: expected cut or pad")
     n_bins = np.floor((windows[:, 1] - windows[:, 0] + ROUNDING) / bin_width).astype(int)
-    shortest, longest = int(n_bins.min()), int(n_bins.max())
-    if shortest == 0:
-        raise InputError(
-            f"the shortest trial takes {np.diff(windows).min():g} s; expected at least a bin of {bin_width:g} s"
-        )
-    if shortest < longest and lengths is None:
-        raise InputError(
-            f"trials have {shortest} to {longest} bins of {bin_width:g} s; expected one duration, or lengths cut or pad"
-        )
+    shortest, longest = n_bins.min(), n_bins.max()
+    duration = np.diff(windows).min()
+    expected = f"expected at least a bin of {bin_width:g} s"
+    require(shortest > 0, f"the shortest trial takes {duration:g} s; {expected}")
+    found = f"trials have {shortest} to {longest} bins of {bin_width:g} s"
+    expected = "expected one duration, or lengths cut or pad"
+    require(shortest == longest or lengths is not None, f"{found}; {expected}")
     return np.full_like(n_bins, shortest) if lengths == "cut" else n_bins
 
 
 def sort_times(times: np.ndarray, unit: int) -> np.ndarray:
-    """Return spike times (s) in order; raise InputError if they are not all finite numbers."""
-    times = np.asarray(times, dtype=float)
-    if not np.isfinite(times).all():
-        raise InputError(
-            f"spike times of unit {unit}: {(~np.isfinite(times)).sum()} are not finite; expected seconds"
-        )
-    return times if (times[1:] >= times[:-1]).all() else np.sort(times)
+    """Return the spike times (s) of a unit in order."""
+    times = np.sort(np.asarray(times, dtype=float))
+    n_wrong = (~np.isfinite(times)).sum()
+    require(n_wrong == 0, f"spike times of unit {unit}: {n_wrong} are not finite; expected seconds")
+    return times
 
 
 def merge(intervals: np.ndarray, what: str) -> np.ndarray:
-    """Return the union of intervals (n, 2) as ordered intervals that do not touch."""
+    """Return the union of intervals (n, 2) as ordered ones that do not touch.
+
+    The first is empty and at minus infinity, so that an interval starts before any time.
+    """
     intervals = np.asarray(intervals, dtype=float).reshape(-1, 2)
-    if not (intervals[:, 1] >= intervals[:, 0]).all():  # nor if one is NaN
-        raise InputError(
-            f"{what}: an interval stops before it starts, or is NaN; expected (intervals, 2) in s"
-        )
-    merged = []
+    are_right = (intervals[:, 1] >= intervals[:, 0]).all()  # not if one is NaN
+    found = f"{what}: an interval stops before it starts, or is NaN"
+    require(are_right, f"{found}; expected (intervals, 2) in s")
+    merged = [[-np.inf, -np.inf]]
     for start, stop in intervals[np.argsort(intervals[:, 0])]:
-        if merged and start <= merged[-1][1] + ROUNDING:
+        if start <= merged[-1][1] + ROUNDING:
             merged[-1][1] = max(stop, merged[-1][1])
         else:
             merged.append([start, stop])
-    return np.array(merged).reshape(-1, 2)
+    return np.array(merged)
 
 
 def inside(edges: np.ndarray, intervals: np.ndarray) -> np.ndarray:
-    """Return which bins (trials, time), given their edges (trials, time + 1), are wholly in one of
-    merged intervals."""
-    if len(intervals) == 0:
-        return np.zeros((edges.shape[0], edges.shape[1] - 1), dtype=bool)
-    last = (
-        np.searchsorted(intervals[:, 0], edges[:, :-1] + ROUNDING, side="right") - 1
-    )  # that starts before the bin
-    return (last >= 0) & (edges[:, 1:] <= intervals[last, 1] + ROUNDING)
+    """Return which bins (trials, T) with `edges` (trials, T + 1) lie in one merged interval."""
+    last = np.searchsorted(intervals[:, 0], edges[:, :-1] + ROUNDING, side="right") - 1
+    return edges[:, 1:] <= intervals[last, 1] + ROUNDING
 
 
 def touched(edges: np.ndarray, intervals: np.ndarray) -> np.ndarray:
-    """Return which bins (trials, time), given their edges (trials, time + 1), have some time in
-    merged intervals."""
-    if len(intervals) == 0:
-        return np.zeros((edges.shape[0], edges.shape[1] - 1), dtype=bool)
-    last = (
-        np.searchsorted(intervals[:, 0], edges[:, 1:] - ROUNDING, side="left") - 1
-    )  # that starts before the bin ends
-    return (last >= 0) & (intervals[last, 1] > edges[:, :-1] + ROUNDING)
-
-
-def overlap_groups(windows: np.ndarray) -> np.ndarray:
-    """Return labels (trials,) of groups of trials that share time, directly or through others.
-
-    Args:
-        windows: (trials, 2) start and stop times (s).
-    """
-    order = np.argsort(windows[:, 0], kind="stable")
-    latest_stop = np.maximum.accumulate(windows[order, 1])
-    starts_a_group = np.append(True, windows[order[1:], 0] >= latest_stop[:-1] - ROUNDING)
-    groups = np.empty(len(windows), dtype=int)
-    groups[order] = np.cumsum(starts_a_group) - 1
-    return groups
+    """Return which bins (trials, T) with `edges` (trials, T + 1) share time with an interval."""
+    last = np.searchsorted(intervals[:, 0], edges[:, 1:] - ROUNDING, side="left") - 1
+    return intervals[last, 1] > edges[:, :-1] + ROUNDING

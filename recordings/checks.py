@@ -1,6 +1,9 @@
-"""Check untrusted HDF5 files: links to other files, decompression bombs, wrong shapes, values that
-are not counts."""
+"""Checks of recordings from strangers. Each error names the file and the array.
 
+Files may link to others, unpack to more than memory holds, have any shape, or hold no counts.
+"""
+
+import json
 from pathlib import Path
 
 import h5py
@@ -9,101 +12,125 @@ import numpy as np
 from command_line import InputError
 
 MAX_TRIALS = 10**8
-MAX_TRIAL_SIZE = (
-    2**28
-)  # bytes of a trial as float32; also of a chunk, which is unpacked to read a trial
+MAX_TRIAL_SIZE = 2**28  # bytes of a trial as float32, or of a chunk, which is read as a whole
 MAX_COMPRESSION = 2000  # HDF5's own compression reaches 1032
 UNCHECKED_SIZE = 2**26  # bytes; smaller arrays may have any compression
+
+
+def require(is_right: bool, message: str) -> None:
+    """Raise InputError with a message that says what was found and what was expected."""
+    if not is_right:
+        raise InputError(message)
 
 
 def open_array(
     file: h5py.File, path: str | Path, key: str, shape: tuple[int, ...] | None = None
 ) -> h5py.Dataset | None:
-    """Return an array of an open file, without reading it; None if the file has no such key.
+    """Return an array of an open file without reading it; None if the file has no such key.
 
     Raises:
-        InputError: a link, no array of numbers, another shape than expected, or an array that is
-            too large.
+        InputError: a link, not an array of numbers, not of the `shape` expected, or too large.
     """
-    link = file.get(key, getlink=True)
+    link, name = file.get(key, getlink=True), f"{path}: {key}"
     if link is None:
         return None
-    if not isinstance(link, h5py.HardLink):
-        raise InputError(f"{path}: {key} is a link to another place; expected the array itself")
+    is_here = isinstance(link, h5py.HardLink)
+    require(is_here, f"{name} is a link to another place; expected the array itself")
     array = file[key]
-    if not (
-        isinstance(array, h5py.Dataset) and array.shape is not None and array.dtype.kind in "buif"
-    ):
-        raise InputError(
-            f"{path}: {key} is not an array of numbers; expected counts, rates or labels"
-        )
-    if array.is_virtual or array.external:
-        raise InputError(f"{path}: {key} lies in another file; expected the array itself")
-    if shape is not None and array.shape != shape:
-        raise InputError(
-            f"{path}: {key} has shape {array.shape}; expected {shape}, to go with the spikes"
-        )
-    check_size(array, path, key)
+    is_array = isinstance(array, h5py.Dataset) and array.shape is not None
+    is_numeric = is_array and array.dtype.kind in "buif"
+    require(is_numeric, f"{name} is not an array of numbers; expected counts, rates or labels")
+    is_here = not (array.is_virtual or array.external)
+    require(is_here, f"{name} lies in another file; expected the array itself")
+    if shape is not None:
+        check_fit(array, shape, path, key)
+    check_size(array, name)
     return array
 
 
-def check_size(array: h5py.Dataset, path: str | Path, key: str) -> None:
-    """Raise InputError if an array has more trials, larger trials or a higher compression than a
-    recording can have."""
+def check_size(array: h5py.Dataset, name: str) -> None:
+    """Check the number and size of trials, and how strongly the array is compressed."""
+    n_trials = array.shape[0] if array.shape else 1
     size = np.prod(array.shape, dtype=float)
-    largest_read = (
-        4 * max(size / max(len(array), 1), np.prod(array.chunks or (0,), dtype=float))
-        if array.shape
-        else 0
+    largest_read = 4 * max(size / max(n_trials, 1), np.prod(array.chunks or 1, dtype=float))
+    require(
+        n_trials <= MAX_TRIALS and largest_read <= MAX_TRIAL_SIZE,
+        f"{name} has shape {array.shape} in chunks {array.chunks}; expected at most {MAX_TRIALS} "
+        f"trials, {MAX_TRIAL_SIZE >> 20} MB each",
     )
-    if array.shape and (len(array) > MAX_TRIALS or largest_read > MAX_TRIAL_SIZE):
-        raise InputError(
-            f"{path}: {key} has shape {array.shape} in chunks {array.chunks}; expected at most {MAX_TRIALS} trials, "
-            f"{MAX_TRIAL_SIZE >> 20} MB each"
-        )
-    if size * array.dtype.itemsize > max(
-        UNCHECKED_SIZE, MAX_COMPRESSION * array.id.get_storage_size()
-    ):
-        raise InputError(
-            f"{path}: {key} unpacks to {size * array.dtype.itemsize / 2**30:.1f} GB from "
-            f"{array.id.get_storage_size() / 2**20:.1f} MB; expected an array whose values are stored in the file"
-        )
+    unpacked, stored = size * array.dtype.itemsize, array.id.get_storage_size()
+    require(
+        unpacked <= max(UNCHECKED_SIZE, MAX_COMPRESSION * stored),
+        f"{name} unpacks to {unpacked / 2**30:.1f} GB from {stored / 2**20:.1f} MB; expected an "
+        "array whose values are stored in the file",
+    )
 
 
 def check_shape(shape: tuple[int, ...], path: str | Path, key: str) -> None:
-    """Raise InputError if `shape` is not that of spikes."""
-    if len(shape) != 3 or 0 in shape:
-        raise InputError(
-            f"{path}: {key} has shape {shape}; expected (trials, time, neurons), none of them 0"
-        )
+    """Check that `shape` is that of spikes."""
+    is_right = len(shape) == 3 and 0 not in shape
+    expected = "expected (trials, time, neurons), none of them 0"
+    require(is_right, f"{path}: {key} has shape {shape}; {expected}")
+
+
+def check_fit(
+    array: np.ndarray | h5py.Dataset, shape: tuple[int, ...], path: str | Path, key: str
+) -> None:
+    """Check that an array has the `shape` that goes with the spikes."""
+    found, expected = np.shape(array), f"expected {shape}, to go with the spikes"
+    require(found == shape, f"{path}: {key} has shape {found}; {expected}")
 
 
 def check_bin_width(bin_width: object, path: str | Path) -> float:
-    """Return a bin width (s) as float; raise InputError if it is not a number above 0."""
-    if not (isinstance(bin_width, (int, float, np.number)) and 0 < bin_width < np.inf):
-        raise InputError(f"{path}: bin_width is {bin_width!r}; expected a number above 0")
+    """Return a bin width (s) as float."""
+    require(
+        bin_width is not None,
+        f"{path}: has no attribute bin_width; expected one, or the flag --data.bin_width "
+        "(--bin_width of describe.py and infer.py)",
+    )
+    is_right = isinstance(bin_width, (int, float, np.number)) and 0 < bin_width < np.inf
+    require(is_right, f"{path}: bin_width is {bin_width}; expected a number above 0")
     return float(bin_width)
 
 
+def check_n_heldin(n_heldin: object, n_neurons: int, path: str | Path) -> int:
+    """Return how many neurons, the first ones, the encoder may see."""
+    is_right = isinstance(n_heldin, int | np.integer) and 0 < n_heldin <= n_neurons
+    expected = f"expected 1 to {n_neurons}, its number of neurons"
+    require(is_right, f"{path}: n_heldin is {n_heldin}; {expected}")
+    return int(n_heldin)
+
+
+def check_condition_names(names: object) -> list[str] | None:
+    """Return a JSON list of names as strings; None if it is something else."""
+    try:
+        names = json.loads(names)
+    except (ValueError, TypeError):
+        return None
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
 def check_counts(spikes: np.ndarray, path: str | Path, key: str) -> np.ndarray:
-    """Return counts (NaN = missing) as float32; raise InputError if some are infinite, negative or
-    fractional."""
+    """Return counts (NaN = missing) as float32."""
     spikes = spikes.astype(np.float32)
     counts = spikes[~np.isnan(spikes)]
-    for wrong, what in (
-        (np.isinf(counts), "infinite"),
-        (counts < 0, "negative"),
-        (counts != np.floor(counts), "fractional"),
-    ):
-        if wrong.any():
-            raise InputError(
-                f"{path}: {key} holds {wrong.sum()} {what} values; expected counts, NaN where missing"
-            )
+    wrong = {"infinite": np.isinf(counts), "negative": counts < 0}
+    wrong["fractional"] = counts != np.floor(counts)
+    for what, where in wrong.items():
+        if where.any():
+            found = f"{path}: {key} holds {where.sum()} {what} values"
+            raise InputError(f"{found}; expected counts, NaN where missing")
     return spikes
 
 
+def check_observed(is_observed: np.ndarray, path: str | Path, key: str) -> None:
+    """Check that some counts are observed."""
+    message = f"{path}: {key} holds NaN alone; expected some observed counts"
+    require(is_observed.any(), message)
+
+
 def check_rates(rates: np.ndarray, path: str | Path, key: str) -> np.ndarray:
-    """Return rates as float32; raise InputError if some are negative or not finite."""
-    if not (np.isfinite(rates).all() and (rates >= 0).all()):
-        raise InputError(f"{path}: {key} holds negative or non-finite values; expected rates")
+    """Return rates as float32."""
+    are_rates = np.isfinite(rates).all() and (rates >= 0).all()
+    require(are_rates, f"{path}: {key} holds negative or non-finite values; expected rates")
     return rates.astype(np.float32)

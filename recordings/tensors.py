@@ -1,19 +1,18 @@
-"""Files of other tools with counts per bin: lfads-torch, and the tensors of the Neural Latents
-Benchmark (NLB).
+"""Files with counts per bin of lfads-torch and of the Neural Latents Benchmark (NLB).
 
-In both the encoder may see fewer neurons (held in) than the model predicts (held in and held out).
-The file for train.py has the held-in neurons first; its attribute `n_heldin` says how many they
-are.
+In both the encoder may see fewer neurons (held in) than the model predicts. The file for train.py
+has the held-in neurons first; its attribute `n_heldin` says how many they are.
 """
 
 import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from command_line import InputError
-from recordings.checks import check_shape, open_array
+from recordings.checks import check_shape, open_array, require
 from recordings.hdf5 import SPLITS, open_file
 from recordings.writing import write_recording, write_splits
 
@@ -21,84 +20,56 @@ LFADS_TORCH = [f"{split}_{kind}_data" for split in SPLITS for kind in ("encod", 
 NLB = "train_spikes_heldin"
 
 
+@dataclass
 class Tensors:
     """The arrays of one or several open files."""
 
-    def __init__(self, files: dict[str, h5py.File]) -> None:
-        self.files = files
-        self.keys = {key: path for path, file in files.items() for key in file}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.keys
+    names: str  # of the files
+    files: dict[str, h5py.File]  # by the keys that are in them
 
     @property
-    def names(self) -> str:
-        """The names of the files, for messages."""
-        return ", ".join(self.files)
-
-    def array(self, key: str) -> h5py.Dataset:
-        """Return an array (trials, time, neurons), not yet read; raise InputError if it is not
-        there or has another shape."""
-        if key not in self:
-            raise InputError(
-                f"{self.names}: has no key {key}; expected it beside {', '.join(sorted(self.keys))}"
-            )
-        path = self.keys[key]
-        array = open_array(self.files[path], path, key)
-        check_shape(array.shape, path, key)
-        return array
+    def is_nlb(self) -> bool:
+        """Whether the files are the NLB's; else lfads-torch's. Raises InputError for others."""
+        found = f"{self.names}: found {', '.join(sorted(self.files)) or 'no key'}"
+        kinds = f"an NWB file, {', '.join(LFADS_TORCH)} of lfads-torch, or {NLB} of the NLB"
+        is_nlb = NLB in self.files
+        require(is_nlb or set(LFADS_TORCH) <= self.files.keys(), f"{found}; expected {kinds}")
+        return is_nlb
 
     def read(self, key: str) -> np.ndarray:
-        """Return an array (trials, time, neurons) as float32."""
-        return self.array(key)[:].astype(np.float32)
-
-    @property
-    def kind(self) -> str:
-        """The tool that made the files: NLB or lfads-torch; raise InputError if it was another."""
-        if NLB in self:
-            return "NLB"
-        if set(LFADS_TORCH) <= self.keys.keys():
-            return "lfads-torch"
-        raise InputError(
-            f"{self.names}: found {', '.join(sorted(self.keys)) or 'no key'}; expected an NWB file, {', '.join(LFADS_TORCH)} "
-            f"of lfads-torch, or {NLB} of the NLB"
-        )
+        """Return an array (trials, time, neurons) as float32, once it is checked."""
+        found = f"{self.names}: has no key {key}"
+        require(key in self.files, f"{found}; expected it beside {', '.join(sorted(self.files))}")
+        file = self.files[key]
+        array = open_array(file, file.filename, key)
+        check_shape(array.shape, file.filename, key)
+        return array[:].astype(np.float32)
 
 
 @contextlib.contextmanager
-def open_tensors(paths: list[str]):
+def open_tensors(paths: list[str]) -> Iterator[Tensors]:
     """Open files and yield their arrays; raise InputError if one cannot be read."""
     with contextlib.ExitStack() as stack:
-        yield Tensors({str(path): stack.enter_context(open_file(path)) for path in paths})
+        files = [stack.enter_context(open_file(path)) for path in paths]
+        yield Tensors(", ".join(paths), {key: file for file in files for key in file})
 
 
 def describe_tensors(paths: list[str]) -> str:
     """Return what is in files of lfads-torch or the NLB, and a command that converts them."""
     with open_tensors(paths) as tensors:
-        lines = [f"{tensors.names}: tensors of {tensors.kind}"]
-        lines += [
-            f"  {key}: {tensors.files[path][key].shape}"
-            for key, path in sorted(tensors.keys.items())
-            if isinstance(tensors.files[path][key], h5py.Dataset)
-        ]
+        lines = [f"{tensors.names}: tensors of {'NLB' if tensors.is_nlb else 'lfads-torch'}"]
+        for key, file in sorted(tensors.files.items()):
+            if isinstance(file[key], h5py.Dataset):
+                lines.append(f"  {key}: {file[key].shape}")
     also = f" --also {' '.join(paths[1:])}" if paths[1:] else ""
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Convert it: python convert.py {paths[0]}{also} --out yours.h5 --bin_width SECONDS",
-        ]
-    )
+    command = f"python convert.py {paths[0]}{also} --out yours.h5 --bin_width SECONDS"
+    return "\n".join([*lines, "", f"Convert it: {command}"])
 
 
 def convert_tensors(
-    paths: list[str],
-    out: str | Path,
-    bin_width: float | None,
-    valid_fraction: float = 0.2,
-    seed: int = 0,
+    paths: list[str], out: str | Path, bin_width: float | None, valid_fraction: float, seed: int
 ) -> str:
-    """Write files of lfads-torch or the NLB as a data file for train.py.
+    """Write files of lfads-torch or the NLB as a data file for train.py; return a report.
 
     The bins that are to be forecast are left out. The NLB's evaluation trials are the validation
     trials if their held-out counts are known; else some training trials are.
@@ -107,53 +78,33 @@ def convert_tensors(
         paths: HDF5 files: one of lfads-torch, or one or several of the NLB.
         out: HDF5 file to write.
         bin_width: Width of a time bin (s): the files do not say.
-        valid_fraction: Fraction of the trials for validation, if the files have no validation
-            trials.
+        valid_fraction: Fraction of the trials for validation, if the files have none for it.
         seed: Seed of that split.
-
-    Returns:
-        What was written and what was left out.
 
     Raises:
         InputError: files of another kind, arrays that do not fit each other, or no bin width.
     """
     with open_tensors(paths) as tensors:
-        kind = tensors.kind
-        if bin_width is None:
-            raise InputError(
-                f"{tensors.names}: does not say how wide its bins are; expected --bin_width SECONDS"
-            )
-        splits, n_heldin = (
-            read_nlb(tensors) if kind == "NLB" else read_lfads_torch(tensors, bin_width)
-        )
-        unused = [
-            key
-            for key in tensors.keys
-            if kind == "NLB" and key.startswith("eval_spikes") and "valid" not in splits
-        ]
-    _, n_bins, n_neurons = splits["train"]["data"].shape
-    attributes = {"source": ", ".join(map(str, paths))} | (
-        {"n_heldin": n_heldin} if n_heldin < n_neurons else {}
-    )
+        is_nlb = tensors.is_nlb
+        found = f"{tensors.names}: does not say how wide its bins are"
+        require(bin_width is not None, f"{found}; expected --bin_width SECONDS")
+        splits, n_heldin = read_nlb(tensors) if is_nlb else read_lfads_torch(tensors, bin_width)
+        has_evaluation = any(key.startswith("eval_spikes") for key in tensors.files)
+    spikes, attributes = splits["train"]["data"], {"source": ", ".join(paths)}
+    n_bins, n_neurons = spikes.shape[1:]
+    report = f"{out}: trials of {n_bins} bins of {bin_width:g} s, {n_neurons} neurons"
+    if n_heldin < n_neurons:
+        attributes["n_heldin"] = n_heldin
+        report += f", the last {n_neurons - n_heldin} of them never seen by the encoder"
     if "valid" in splits:
         write_splits(out, splits, bin_width, attributes)
-    else:
-        spikes = splits["train"]["data"]
-        write_recording(
-            out, spikes, bin_width, valid_fraction=valid_fraction, seed=seed, attributes=attributes
-        )
-    heldout = (
-        f", the last {n_neurons - n_heldin} of them never seen by the encoder"
-        if n_heldin < n_neurons
-        else ""
-    )
-    lines = [f"{out}: trials of {n_bins} bins of {bin_width:g} s, {n_neurons} neurons{heldout}"]
-    lines += (
-        ["evaluation trials were left out: their held-out counts are not there (--also FILE)"]
-        if unused
-        else []
-    )
-    return "\n".join(lines)
+        return report
+    split = {"valid_fraction": valid_fraction, "seed": seed}
+    write_recording(out, spikes, bin_width, attributes=attributes, **split)
+    if has_evaluation:
+        why = "their held-out counts are not there (--also FILE)"
+        report += f"\nevaluation trials were left out: {why}"
+    return report
 
 
 def read_lfads_torch(tensors: Tensors, bin_width: float) -> tuple[dict, int]:
@@ -163,37 +114,31 @@ def read_lfads_torch(tensors: Tensors, bin_width: float) -> tuple[dict, int]:
         encoded, spikes = (tensors.read(f"{split}_{kind}_data") for kind in ("encod", "recon"))
         n_bins, n_heldin = encoded.shape[1:]
         spikes = spikes[:, :n_bins]
-        if not np.array_equal(spikes[..., :n_heldin], encoded, equal_nan=True):
-            raise InputError(
-                f"{tensors.names}: {split}_encod_data differs from the first neurons of {split}_recon_data; expected the same"
-            )
+        is_same = np.array_equal(spikes[..., :n_heldin], encoded, equal_nan=True)
+        found = f"{split}_encod_data differs from the first neurons of {split}_recon_data"
+        require(is_same, f"{tensors.names}: {found}; expected the same")
         splits[split] = {"data": spikes}
-        if (
-            f"{split}_truth" in tensors
-        ):  # divided by conversion_factor, these are expected counts per bin
-            path = tensors.keys.get("conversion_factor")
-            factor = 1.0 if path is None else float(tensors.files[path]["conversion_factor"][()])
+        if f"{split}_truth" in tensors.files:
+            file = tensors.files.get("conversion_factor")  # rates times this are stored
+            factor = 1.0 if file is None else float(file["conversion_factor"][()])
             splits[split]["truth"] = tensors.read(f"{split}_truth")[:, :n_bins] / factor / bin_width
     return splits, n_heldin
 
 
 def read_nlb(tensors: Tensors) -> tuple[dict, int]:
-    """Return the arrays of `write_splits` (without `valid` if its counts are not known) and the
-    number of held-in neurons."""
-    names = {"train": "train"} | ({"valid": "eval"} if "eval_spikes_heldout" in tensors else {})
+    """Return the arrays of `write_splits`, without unknown `valid`, and the number held in."""
+    names = {"train": "train"}
+    if "eval_spikes_heldout" in tensors.files:
+        names["valid"] = "eval"
     splits, n_heldin = {}, []
     for split, name in names.items():
-        keys = [f"{name}_spikes_{kind}" for kind in ("heldin", "heldout")]
-        parts = [tensors.read(key) for key in keys if key in tensors or key == keys[0]]
-        if len({part.shape[:2] for part in parts}) > 1:
-            shapes = " and ".join(str(part.shape) for part in parts)
-            raise InputError(
-                f"{tensors.names}: {' and '.join(keys)} have the shapes {shapes}; expected the same trials and bins"
-            )
+        keys = [f"{name}_spikes_heldin", f"{name}_spikes_heldout"]
+        parts = [tensors.read(key) for key in keys if key in tensors.files or key == keys[0]]
+        shapes = [part.shape for part in parts]
+        found = f"{tensors.names}: {' and '.join(keys)} have the shapes {shapes}"
+        require(shapes[0][:2] == shapes[-1][:2], f"{found}; expected the same trials and bins")
         splits[split] = {"data": np.concatenate(parts, axis=2)}
-        n_heldin.append(parts[0].shape[2])
-    if len(set(n_heldin)) > 1:
-        raise InputError(
-            f"{tensors.names}: {n_heldin} held-in neurons in training and evaluation; expected the same"
-        )
+        n_heldin.append(shapes[0][2])
+    found = f"{tensors.names}: {n_heldin} held-in neurons in training and evaluation"
+    require(len(set(n_heldin)) == 1, f"{found}; expected the same")
     return splits, n_heldin[0]

@@ -1,12 +1,14 @@
 """What the models are compared with, against formulas written another way."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 
+from command_line import read_table
 from data import SpikeDataModule
 from evaluation.baselines import (
     bps_of_mean_over_trials,
@@ -16,31 +18,29 @@ from evaluation.baselines import (
     smoothed_counts,
 )
 from evaluation.reference import is_demonstration, read_published, read_seeds
-from experiments.learning_curves import ABLATION_CSV, read_ablation
 from recordings.hdf5 import Trials
 
 
+def load(path: str, bandwidth: int | None = None) -> SpikeDataModule:
+    data = SpikeDataModule(path, bandwidth)
+    data.setup()
+    return data
+
+
 def test_ideal_observer_is_the_posterior_mean_over_conditions():
-    rng = np.random.default_rng(0)
-    condition_rates = rng.uniform(5, 80, (3, 4, 5)).astype(np.float32)
-    condition = np.array([2, 0, 1, 1])
-    counts = torch.from_numpy(rng.poisson(condition_rates[condition] * 0.02).astype(np.float32))
-    counts[torch.from_numpy(rng.random(counts.shape) < 0.6)] = torch.nan
-    inferred = ideal_observer(
-        counts, Trials(counts.numpy(), condition_rates[condition], condition), bin_width=0.02
-    )
-    for trial in range(4):
-        posterior = []
-        for rates in condition_rates * 0.02:
-            likelihood = 1.0
-            for count, rate in zip(
-                counts[trial].flatten().tolist(), rates.flatten().tolist(), strict=True
-            ):
-                if not math.isnan(count):
-                    likelihood *= rate**count * math.exp(-rate) / math.factorial(int(count))
-            posterior.append(likelihood)
-        expected = np.einsum("c,ctn->tn", np.array(posterior) / sum(posterior), condition_rates)
-        np.testing.assert_allclose(inferred[trial], expected, rtol=1e-3)
+    rng, condition = np.random.default_rng(0), np.array([2, 0, 1, 1])
+    rates_of = rng.uniform(5, 80, (3, 4, 5)).astype(np.float32)
+    counts = rng.poisson(rates_of[condition] * 0.02).astype(np.float32)
+    counts[rng.random(counts.shape) < 0.6] = np.nan
+    trials = Trials(counts, rates_of[condition], condition)
+    inferred = ideal_observer(torch.from_numpy(counts), trials, bin_width=0.02)
+    means, factorial = rates_of * 0.02, np.vectorize(math.factorial)
+    for spikes, of_trial in zip(counts, inferred, strict=True):
+        seen = ~np.isnan(spikes)
+        k, mean = spikes[seen].astype(int), means[:, seen]
+        likelihoods = (mean**k * np.exp(-mean) / factorial(k)).prod(1)
+        expected = np.einsum("c,ctn->tn", likelihoods / likelihoods.sum(), rates_of)
+        np.testing.assert_allclose(of_trial, expected, rtol=1e-3)
 
 
 def test_ideal_observer_needs_the_truth():
@@ -49,36 +49,25 @@ def test_ideal_observer_needs_the_truth():
 
 
 def test_smoothing_is_a_weighted_mean_of_observed_counts_and_the_mean_rate():
-    rng = np.random.default_rng(0)
+    rng, bins = np.random.default_rng(0), np.arange(6)
     spikes = rng.poisson(2.0, (3, 6, 2)).astype(np.float32)
     spikes[rng.random(spikes.shape) < 0.5] = np.nan
     smoothed = smoothed_counts(torch.from_numpy(spikes), kernel_sd=1.5, prior=4.0).numpy()
     for trial, time, neuron in np.ndindex(spikes.shape):
-        total = 4.0 * np.nanmean(spikes[:, :, neuron])
-        weights = 4.0
-        for other_time in range(6):
-            if not math.isnan(spikes[trial, other_time, neuron]):
-                weight = math.exp(-((time - other_time) ** 2) / (2 * 1.5**2))
-                total, weights = (
-                    total + weight * spikes[trial, other_time, neuron],
-                    weights + weight,
-                )
-        assert smoothed[trial, time, neuron] == pytest.approx(total / weights, rel=1e-5)
+        counts = spikes[trial, :, neuron]
+        weights = np.exp(-((bins - time) ** 2) / (2 * 1.5**2)) * ~np.isnan(counts)
+        total = 4.0 * np.nanmean(spikes[:, :, neuron]) + np.nansum(weights * counts)
+        assert smoothed[trial, time, neuron] == pytest.approx(total / (4 + weights.sum()), rel=1e-5)
 
 
-def test_smoothing_is_better_the_more_is_seen_and_worse_than_the_ideal_observer(small_lorenz):
-    scores = []
-    for bandwidth in (2, 12):
-        data = SpikeDataModule(small_lorenz, bandwidth)
-        data.setup()
-        scores.append(scores_of_smoothing(data)[0])
-    assert -0.1 < scores[0] < scores[1] < 0.9
-    assert scores[1] > 0.1
+def test_smoothing_is_better_the_more_is_seen(small_lorenz):
+    few, all_neurons = (scores_of_smoothing(load(small_lorenz, seen))[0] for seen in (2, 12))
+    assert -0.1 < few < all_neurons < 0.9
+    assert all_neurons > 0.1
 
 
 def test_the_mean_of_a_condition_is_better_than_smoothing_a_trial(small_lorenz):
-    data = SpikeDataModule(small_lorenz, 4)
-    data.setup()
+    data = load(small_lorenz, 4)
     told = r2_of_psth(data)
     assert scores_of_smoothing(data)[0] + 0.1 < told < 0.95
     trials = data.trials["valid"]
@@ -89,31 +78,25 @@ def test_the_mean_of_a_condition_is_better_than_smoothing_a_trial(small_lorenz):
 
 
 def test_smoothing_has_no_score_without_truth(data_arrays, write_file):
-    data = SpikeDataModule(
-        write_file({key: array for key, array in data_arrays.items() if "data" in key})
-    )
-    data.setup()
-    assert math.isnan(scores_of_smoothing(data)[0])
+    path = write_file({key: data_arrays[key] for key in ("train_data", "valid_data")})
+    assert math.isnan(scores_of_smoothing(load(path))[0])
 
 
 def test_the_mean_over_trials_is_scored_as_the_benchmark_does(small_lorenz):
-    data = SpikeDataModule(small_lorenz, bandwidth=6)
-    data.setup()
-    train, valid = data.datasets["train"][:], data.datasets["valid"][:]
+    data = load(small_lorenz, 6)
+    train, valid = (trials[:] for trials in data.datasets.values())
     mean = train.spikes.nanmean((0, 1))
     psth = (train.spikes.nansum(0) + mean) / ((~train.spikes.isnan()).sum(0) + 1)
     counts = torch.where(valid.heldout, valid.spikes, torch.nan)
     null = counts.nanmean((0, 1))
     gain = (counts * psth.log() - psth).nansum() - (counts * null.log() - null).nansum()
-    assert bps_of_mean_over_trials(data) == pytest.approx(
-        float(gain / counts.nansum() / math.log(2)), abs=1e-4
-    )
+    expected = float(gain / counts.nansum() / math.log(2))
+    assert bps_of_mean_over_trials(data) == pytest.approx(expected, abs=1e-4)
 
 
 def test_reference_numbers_are_of_the_demonstrations_data_alone(small_lorenz, data_file):
-    assert is_demonstration(ROOT / "lorenz_data.h5")
-    assert not is_demonstration(small_lorenz)
-    assert not is_demonstration(data_file)
+    paths = (ROOT / "lorenz_data.h5", small_lorenz, data_file)
+    assert [is_demonstration(path) for path in paths] == [True, False, False]
 
 
 def test_committed_measurements_are_read():
@@ -121,6 +104,8 @@ def test_committed_measurements_are_read():
     assert len(published) == len(dropped) == 8
     assert ((mean > 0.7) & (mean < 1)).all()
     assert ((sd > 0) & (sd < 0.05)).all()
-    for recipes in read_ablation(ABLATION_CSV).values():
-        for history in recipes.values():
-            assert history["r2"].shape == history["heldout_nll"].shape == (3, len(history["epoch"]))
+    histories = read_table(ROOT / "docs" / "ablation.csv")
+    seeds = Counter((row["bandwidth"], row["recipe"], row["epoch"]) for row in histories)
+    assert set(seeds.values()) == {3}
+    for name in ("r2", "heldout_nll"):
+        assert all(math.isfinite(float(row[name])) for row in histories)

@@ -1,3 +1,5 @@
+"""Initial weights and biases."""
+
 import pytest
 import torch
 from torch import nn

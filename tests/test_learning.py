@@ -3,8 +3,10 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from conftest import BARE
 
 from data import SpikeDataModule
+from evaluation.scoring import evaluate
 from model import SequentialAutoencoder
 
 
@@ -16,16 +18,13 @@ from model import SequentialAutoencoder
         {"optimizer": "adam", "learning_rate": 1e-2, "weight_decay": 1e-4, "schedule": "constant"},
     ],
 )
-def test_the_model_learns_and_fills_in_what_it_did_not_see(tmp_path, small_lorenz, options):
+def test_the_model_learns_and_fills_in_what_it_did_not_see(small_lorenz, options):
     pl.seed_everything(0)
     data = SpikeDataModule(small_lorenz, bandwidth=4, batch_size=16)
-    model = SequentialAutoencoder(
-        12, data.bin_width, hidden_size=16, coordinated_dropout=0.3, **options
-    )
-    trainer = pl.Trainer(
-        max_epochs=60, logger=False, enable_checkpointing=False, enable_progress_bar=False, default_root_dir=tmp_path,
-        enable_model_summary=False, num_sanity_val_steps=0, check_val_every_n_epoch=60, gradient_clip_val=1.0, accelerator="cpu",
-    )  # fmt: skip
+    options = {"hidden_size": 16, "coordinated_dropout": 0.3} | options
+    model = SequentialAutoencoder(12, data.bin_width, **options)
+    limits = {"max_epochs": 60, "check_val_every_n_epoch": 60, "gradient_clip_val": 1.0}
+    trainer = pl.Trainer(**BARE, **limits)
     before = trainer.validate(model, data, verbose=False)[0]
     trainer.fit(model, data)
     after = trainer.validate(model, data, verbose=False)[0]
@@ -37,21 +36,14 @@ def test_the_model_learns_and_fills_in_what_it_did_not_see(tmp_path, small_loren
     assert after["valid/heldout_nll"] < before["valid/heldout_nll"]
 
 
-def test_training_starts_at_the_mean_rates(tmp_path, small_lorenz):
+def test_training_starts_at_the_mean_rates(small_lorenz):
     data = SpikeDataModule(small_lorenz, bandwidth=4, batch_size=96)
     data.setup()
-    data.datasets["train"].trials.spikes[:, :, 2] = torch.nan  # a neuron never seen
+    data.datasets["train"].kept.spikes[:, :, 2] = torch.nan  # a neuron never seen
     data.setup = lambda stage: None
-    model = SequentialAutoencoder(
-        12, data.bin_width, hidden_size=4, learning_rate=1e-9, schedule="constant"
-    )
-    options = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    pl.Trainer(max_epochs=1, limit_val_batches=0, accelerator="cpu", **options).fit(model, data)
+    options = {"hidden_size": 4, "learning_rate": 1e-9, "schedule": "constant"}
+    model = SequentialAutoencoder(12, data.bin_width, **options)
+    pl.Trainer(**BARE, max_epochs=1, limit_val_batches=0).fit(model, data)
     spikes = data.datasets["train"][:].shown
     expected = spikes.nanmean((0, 1))
     expected[2] = spikes.nanmean()
@@ -61,22 +53,18 @@ def test_training_starts_at_the_mean_rates(tmp_path, small_lorenz):
 def test_metrics_are_over_the_whole_set_and_left_out_where_undefined(
     monkeypatch, data_file, data_arrays, write_file
 ):
-    trainer = pl.Trainer(
-        logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu"
-    )
     pl.seed_everything(0)
-    model, scores = SequentialAutoencoder(6, 0.02, hidden_size=8), []
-    for batch_size in (5, 12):
-        monkeypatch.setattr("data.VALID_BATCH_SIZE", batch_size)
-        scores += trainer.validate(model, SpikeDataModule(data_file, bandwidth=3), verbose=False)
-    for name, value in scores[0].items():
-        assert value == pytest.approx(scores[1][name], rel=1e-4), name
-    everything = trainer.validate(model, SpikeDataModule(data_file), verbose=False)[0]
-    assert "valid/r2_unobserved" not in everything
-    no_truth = write_file(
-        {key: data_arrays[key] for key in ("train_data", "valid_data")}, "no_truth.h5"
-    )
-    assert (
-        "valid/r2"
-        not in trainer.validate(model, SpikeDataModule(no_truth, bandwidth=3), verbose=False)[0]
-    )
+    model, trainer = SequentialAutoencoder(6, 0.02, hidden_size=8), pl.Trainer(**BARE)
+
+    def validate(path: str, bandwidth: int | None = 3) -> dict[str, float]:
+        return trainer.validate(model, SpikeDataModule(path, bandwidth), verbose=False)[0]
+
+    whole, data = validate(data_file), SpikeDataModule(data_file, bandwidth=3)
+    data.setup()
+    scores = {f"valid/{name}": score for name, score in evaluate(model, data)[0].items()}
+    assert whole == scores | {"step": 1.0}
+    monkeypatch.setattr("data.VALID_BATCH_SIZE", 5)
+    assert validate(data_file) == pytest.approx(whole, rel=1e-4)
+    assert "valid/r2_unobserved" not in validate(data_file, bandwidth=None)
+    counts = {key: data_arrays[key] for key in ("train_data", "valid_data")}
+    assert "valid/r2" not in validate(write_file(counts, "no_truth.h5"))

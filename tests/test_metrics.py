@@ -1,6 +1,9 @@
+"""R² and bits per spike, against torchmetrics and plain formulas."""
+
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Poisson
 from torchmetrics import R2Score
 
 from modules.metrics import R2, BitsPerSpike
@@ -52,12 +55,9 @@ def test_bits_per_spike_agrees_with_the_formula():
         metric.update(log_rates[part], spikes.where(entries, torch.nan)[part])
     gain, n_spikes = 0.0, 0.0
     for neuron in range(4):
-        k, rate = (
-            spikes[..., neuron][entries[..., neuron]],
-            log_rates[..., neuron][entries[..., neuron]].exp(),
-        )
-        poisson = torch.distributions.Poisson
-        gain += (poisson(rate).log_prob(k) - poisson(k.mean()).log_prob(k)).sum().item()
+        scored = entries[..., neuron]
+        k, rate = spikes[..., neuron][scored], log_rates[..., neuron][scored].exp()
+        gain += (Poisson(rate).log_prob(k) - Poisson(k.mean()).log_prob(k)).sum().item()
         n_spikes += k.sum().item()
     assert float(metric.compute()) == pytest.approx(gain / n_spikes / np.log(2), rel=1e-4)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from modules.optimizer import MuonAdam, make_optimizer, orthogonalize
+from modules.optimizer import READOUT_DECAY, MuonAdam, make_optimizer, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(30, 10), (10, 30), (20, 20), (1, 8)])
@@ -21,35 +21,42 @@ def test_the_zero_matrix_stays():
     assert (orthogonalize(torch.zeros(4, 3)) == 0).all()
 
 
-def copies_of_weights() -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def copies_of_weights() -> tuple[nn.ParameterList, nn.ParameterList]:
     """A wide and a tall matrix and a vector, twice."""
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(shape, generator=generator) for shape in ((6, 12), (15, 5), (7,))]
-    return tuple([nn.Parameter(weight.clone()) for weight in weights] for _ in range(2))
+    return tuple(nn.ParameterList(weight.clone() for weight in weights) for _ in range(2))
 
 
-def test_it_does_what_torch_does_in_lower_precision():
+def hidden_optimizer(weights: nn.Module, weight_decay: float = 0.2) -> MuonAdam:
+    return MuonAdam([weights], None, lr=1e-2, weight_decay=weight_decay)
+
+
+def set_gradients(*modules: nn.Module) -> None:
+    """Give the same random gradients to the parameters of all modules."""
+    for parameters in zip(*(module.parameters() for module in modules), strict=True):
+        gradient = torch.randn_like(parameters[0])
+        for parameter in parameters:
+            parameter.grad = gradient.clone()
+
+
+def test_it_does_what_torch_does_in_lower_precision_and_for_vectors_exactly():
     ours, torchs = copies_of_weights()
-    one = MuonAdam([nn.ParameterList(ours)], None, lr=1e-2, weight_decay=0.2)
-    two = [
-        torch.optim.Muon(torchs[:2], lr=1e-2, weight_decay=0.2, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(torchs[2:], lr=1e-2, weight_decay=0.0),
-    ]
-    start = [weight.detach().clone() for weight in ours]
-    generator = torch.Generator().manual_seed(1)
+    start, optimizer = [weight.detach().clone() for weight in ours], hidden_optimizer(ours)
+    muon = {"lr": 1e-2, "weight_decay": 0.2, "adjust_lr_fn": "match_rms_adamw"}
+    others = torch.optim.Muon(list(torchs)[:2], **muon), torch.optim.Adam([torchs[2]], lr=1e-2)
     for _ in range(5):
-        for our, their in zip(ours, torchs, strict=True):
-            our.grad = torch.randn(our.shape, generator=generator)
-            their.grad = our.grad.clone()
-        for optimizer in (one, *two):
-            optimizer.step()
+        set_gradients(ours, torchs)
+        for each in (optimizer, *others):
+            each.step()
     for our, their, before in zip(ours, torchs, start, strict=True):
         assert (our - their).abs().max() < 0.05 * (their - before).abs().max()
+    torch.testing.assert_close(ours[2], torchs[2], rtol=0, atol=0)
 
 
 def test_a_closure_is_called_and_its_loss_returned():
     weights, _ = copies_of_weights()
-    optimizer = MuonAdam([nn.ParameterList(weights)], None, lr=1e-2, weight_decay=0.0)
+    optimizer = hidden_optimizer(weights, weight_decay=0.0)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -62,36 +69,16 @@ def test_a_closure_is_called_and_its_loss_returned():
     assert closure().item() < before
 
 
-def test_vectors_take_the_steps_of_torchs_adam():
-    ours, torchs = copies_of_weights()
-    one, two = (
-        MuonAdam([nn.ParameterList(ours)], None, lr=1e-2, weight_decay=0.2),
-        torch.optim.Adam(torchs[2:], lr=1e-2),
-    )
-    for _ in range(3):
-        ours[2].grad = torchs[2].grad = torch.randn(7)
-        one.step()
-        two.step()
-    torch.testing.assert_close(ours[2], torchs[2], rtol=0, atol=0)
-
-
-def test_a_saved_state_is_gone_on_with():
+def test_a_saved_state_is_continued():
     ours, copies = copies_of_weights()
-    first, second = (
-        MuonAdam([nn.ParameterList(ours)], None, lr=1e-2, weight_decay=0.2),
-        MuonAdam([nn.ParameterList(copies)], None, lr=1.0, weight_decay=0.0),
-    )
-    gradients = [[torch.randn_like(weight) for weight in ours] for _ in range(3)]
-    for step, gradient in enumerate(gradients):
-        for weight, value in zip(ours, gradient, strict=True):
-            weight.grad = value
+    first, second = hidden_optimizer(ours), MuonAdam([copies], None, lr=1.0, weight_decay=0.0)
+    for _ in range(2):
+        set_gradients(ours)
         first.step()
-        if step == 1:
-            second.load_state_dict(copy.deepcopy(first.state_dict()))
-            for mine, other in zip(ours, copies, strict=True):
-                other.data = mine.data.clone()
-    for other, value in zip(copies, gradients[2], strict=True):
-        other.grad = value
+    copies.load_state_dict(ours.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    set_gradients(ours, copies)
+    first.step()
     second.step()
     for mine, other in zip(ours, copies, strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=0)
@@ -100,31 +87,26 @@ def test_a_saved_state_is_gone_on_with():
 def test_the_readout_takes_the_steps_of_torchs_adamw():
     hidden, ours, torchs = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
     torchs.load_state_dict(ours.state_dict())
-    one = MuonAdam([hidden], ours, lr=1e-2, weight_decay=0.2, readout_decay=0.7)
+    one = MuonAdam([hidden], ours, lr=1e-2, weight_decay=0.2)
     decays = [
-        {"params": [torchs.weight], "weight_decay": 0.7},
+        {"params": [torchs.weight], "weight_decay": READOUT_DECAY},
         {"params": [torchs.bias], "weight_decay": 0.0},
     ]
     two = torch.optim.AdamW(decays, lr=1e-2)
     for _ in range(3):
-        for mine, other in zip(ours.parameters(), torchs.parameters(), strict=True):
-            mine.grad = other.grad = torch.randn_like(mine)
+        set_gradients(ours, torchs)
         one.step()
         two.step()
-    torch.testing.assert_close(ours.weight, torchs.weight)
-    torch.testing.assert_close(ours.bias, torchs.bias)
+    torch.testing.assert_close(ours.state_dict(), torchs.state_dict())
 
 
-def test_each_kind_optimises_all_parameters():
-    for kind, expected in (
-        ("adam", torch.optim.Adam),
-        ("adamw", torch.optim.AdamW),
-        ("muon", MuonAdam),
-    ):
-        hidden, readout = nn.GRU(3, 4), nn.Linear(4, 3)
-        optimizer = make_optimizer(kind, [hidden], readout, 0.1, 0.0)
-        assert type(optimizer) is expected
-        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        assert {id(p) for p in held} == {
-            id(p) for part in (hidden, readout) for p in part.parameters()
-        }
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("muon", MuonAdam)],
+)
+def test_each_kind_optimises_all_parameters(kind, expected):
+    modules = nn.ModuleList([nn.GRU(3, 4), nn.Linear(4, 3)])
+    optimizer = make_optimizer(kind, [modules[0]], modules[1], 0.1, 0.0)
+    assert type(optimizer) is expected
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in modules.parameters()}

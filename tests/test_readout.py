@@ -21,12 +21,8 @@ def test_each_rank_keeps_most_of_the_variation_and_the_last_all(shape):
         left.append((lower(latents) - full).square().sum())
     # what is left out is what a singular value decomposition leaves out
     sizes = torch.linalg.svdvals((full - full.mean((0, 1))).flatten(0, 1))
-    torch.testing.assert_close(
-        torch.stack(left[:-1]),
-        sizes.square().flip(0).cumsum(0).flip(0)[1 : len(left)],
-        rtol=1e-3,
-        atol=1e-4,
-    )
+    expected = sizes.square().flip(0).cumsum(0).flip(0)[1 : len(left)]
+    torch.testing.assert_close(torch.stack(left[:-1]), expected, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(readouts[-1](latents), full, rtol=1e-4, atol=1e-4)
 
 

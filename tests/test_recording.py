@@ -1,18 +1,16 @@
 """Files made from arrays, and what describe.py says of a file."""
 
 import shlex
-import sys
+from collections.abc import Callable
 
 import h5py
 import numpy as np
 import pytest
 
-import describe
 from command_line import InputError
-from data import SpikeDataModule
 from recordings import write_recording
 from recordings.hdf5 import StoredArray, read_file
-from training.options import choose_bandwidths, make_parser
+from training.options import choose_runs, make_parser
 
 
 @pytest.fixture
@@ -20,53 +18,66 @@ def counts() -> np.ndarray:
     return np.random.default_rng(0).poisson(0.5, (50, 6, 4))
 
 
+@pytest.fixture
+def describe(call, tmp_path) -> Callable:
+    """A function that runs describe.py and returns what it prints. If an `error` is expected: in
+    one line."""
+
+    def describe(path: str, options: str = "", error: str = "") -> str:
+        done = call(tmp_path, "describe.py", path, *options.split())
+        assert error in done.errors
+        expected = (2, 1) if error else (0, 0)
+        assert (done.status, done.errors.count("\n")) == expected, done.errors
+        return done.output
+
+    return describe
+
+
 def test_arrays_come_back_as_they_were_written(tmp_path, counts):
-    path, observed = tmp_path / "mine.h5", np.random.default_rng(1).random(counts.shape) < 0.7
-    rates, condition = np.random.default_rng(2).random(counts.shape) * 50, np.arange(50) % 7
+    rng, condition = np.random.default_rng(1), np.arange(50) % 7
+    observed, rates = rng.random(counts.shape) < 0.7, 50 * rng.random(counts.shape)
     counts[0, 0, 0], observed[0, 0, 0] = 2048, True
-    write_recording(path, counts, 0.01, observed, condition, rates)
-    trials, bin_width = read_file(path)[:2]
-    assert bin_width == 0.01
-    assert [len(trials[split].spikes) for split in ("train", "valid")] == [40, 10]
+    write_recording(tmp_path / "mine.h5", counts, 0.01, observed, condition, rates)
+    recording = read_file(tmp_path / "mine.h5")
+    assert recording.bin_width == 0.01
+    assert [len(trials.spikes) for trials in recording.trials.values()] == [40, 10]
     expected = np.where(observed, counts, np.nan)
-    for split in ("train", "valid"):
-        for spikes, of_rates, label in zip(*trials[split], strict=True):
+    for trials in recording.trials.values():
+        for spikes, of_rates, label in zip(*trials, strict=True):
             (trial,) = [i for i in range(50) if np.array_equal(expected[i], spikes, equal_nan=True)]
             assert label == condition[trial]
             np.testing.assert_allclose(of_rates, rates[trial], rtol=1e-6)
 
 
 def test_conditions_are_split_equally_and_the_split_follows_from_the_seed(tmp_path, counts):
-    condition = np.repeat(np.arange(5), 10)
-    splits = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        write_recording(tmp_path / name, counts, 0.01, condition=condition, seed=seed)
-        trials = read_file(tmp_path / name)[0]
-        np.testing.assert_array_equal(np.bincount(trials["valid"].condition), [2] * 5)
-        splits.append(trials["valid"].spikes)
+    condition, splits = np.repeat(np.arange(5), 10), []
+    for seed in (0, 0, 1):
+        write_recording(tmp_path / "a.h5", counts, 0.01, condition=condition, seed=seed)
+        valid = read_file(tmp_path / "a.h5").trials["valid"]
+        np.testing.assert_array_equal(np.bincount(valid.condition), [2] * 5)
+        splits.append(valid.spikes)
     assert np.array_equal(splits[0], splits[1])
     assert not np.array_equal(splits[0], splits[2])
 
 
 @pytest.mark.parametrize(
-    ("dtype", "missing", "stored"),
+    ("dtype", "first", "stored"),
     [
-        (int, False, "uint8"),
-        (float, False, "uint8"),
-        (float, True, "float16"),
-        (np.uint16, False, "uint8"),
+        (int, 0, "uint8"),
+        (float, 0, "uint8"),
+        (float, np.nan, "float16"),
+        (np.uint16, 0, "uint8"),
+        (int, 256, "uint16"),
+        (int, 2**16, "float32"),
     ],
 )
-def test_counts_are_stored_in_little_space(tmp_path, counts, dtype, missing, stored):
+def test_counts_are_stored_in_little_space(tmp_path, counts, dtype, first, stored):
     counts = counts.astype(dtype)
-    if missing:
-        counts[:, 2] = np.nan
+    counts[:, 2] = first
     write_recording(tmp_path / "a.h5", counts, 0.01)
     with h5py.File(tmp_path / "a.h5") as file:
         assert file["train_data"].dtype == stored
-    assert (
-        SpikeDataModule(tmp_path / "a.h5", bandwidth=2).trials["train"].spikes.dtype == np.float32
-    )
+    assert read_file(tmp_path / "a.h5").trials["train"].spikes.dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -75,10 +86,7 @@ def test_counts_are_stored_in_little_space(tmp_path, counts, dtype, missing, sto
         ({"spikes": np.zeros((3, 4))}, r"spikes has shape \(3, 4\)"),
         ({"spikes": np.full((9, 2, 2), -1)}, "36 negative values"),
         ({"spikes": np.full((9, 2, 2), 0.5)}, "36 fractional values"),
-        (
-            {"observed": np.ones((9, 2, 3), dtype=bool)},
-            r"observed has shape \(9, 2, 3\); expected \(9, 2, 2\)",
-        ),
+        ({"observed": np.ones((9, 2, 3))}, r"observed has shape \(9, 2, 3\); expected \(9, 2, 2\)"),
         ({"condition": np.zeros(4)}, r"condition has shape \(4,\); expected \(9,\)"),
         ({"rates": np.full((9, 2, 2), np.nan)}, "rates holds negative or non-finite values"),
         ({"bin_width": 0.0}, "bin_width is 0.0"),
@@ -96,28 +104,21 @@ def test_arrays_that_cannot_be_are_refused_and_nothing_is_written(tmp_path, opti
 
 def test_rows_of_a_stored_array_come_in_the_order_they_are_asked_for(data_file, data_arrays):
     stored = StoredArray(data_file, "train_data", (24, 8, 6))
-    np.testing.assert_array_equal(
-        stored[np.array([7, 2, 2, 23])], data_arrays["train_data"][[7, 2, 2, 23]]
-    )
-    np.testing.assert_array_equal(stored[4:6], data_arrays["train_data"][4:6])
-
-
-def run_describe(monkeypatch, capsys, *words: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["describe.py", *words])
-    describe.main()
-    return capsys.readouterr().out
+    for rows in (np.array([7, 2, 2, 23]), slice(4, 6)):
+        np.testing.assert_array_equal(stored[rows], data_arrays["train_data"][rows])
 
 
 @pytest.mark.parametrize("in_memory", [2**30, 0])
-def test_describe_names_what_looks_wrong(monkeypatch, capsys, data_arrays, write_file, in_memory):
+def test_describe_names_what_looks_wrong(monkeypatch, describe, data_arrays, write_file, in_memory):
     monkeypatch.setattr("recordings.hdf5.MAX_IN_MEMORY", in_memory)
     spikes = data_arrays["train_data"]
     spikes[:, :, 1], spikes[:, 0, 5] = 0, 90
     spikes[:, :, 2], spikes[:, 4], spikes[3] = np.nan, np.nan, np.nan
-    output = run_describe(monkeypatch, capsys, write_file(data_arrays))
-    assert "6 neurons, 8 bins of 0.02 s" in output
-    assert "train: 24 trials of 3 conditions" in output
+    output = describe(write_file(data_arrays))
     for line in (
+        "6 neurons, 8 bins of 0.02 s",
+        "train: 24 trials of 3 conditions",
+        f"observed            {100 * (~np.isnan(spikes)).mean():.1f}% of the entries",
         "train: never observed: neurons 2",
         "train: observed but silent: neurons 1",
         "train: above 300 spikes/s: neurons 5",
@@ -127,23 +128,20 @@ def test_describe_names_what_looks_wrong(monkeypatch, capsys, data_arrays, write
     ):
         assert line in output
     assert "valid: never" not in output
-    observed = ~np.isnan(spikes)
-    assert f"observed            {100 * observed.mean():.1f}% of the entries" in output
 
 
 def test_describe_finds_nothing_wrong_with_a_good_file_and_refuses_a_bad_one(
-    monkeypatch, capsys, data_arrays, write_file
+    monkeypatch, describe, data_arrays, write_file
 ):
-    assert "Nothing looks wrong." in run_describe(monkeypatch, capsys, write_file(data_arrays))
+    assert "Nothing looks wrong." in describe(write_file(data_arrays))
     data_arrays["valid_data"][:] = np.nan
     monkeypatch.setattr("recordings.hdf5.MAX_IN_MEMORY", 0)
-    with pytest.raises(InputError, match="valid_data holds NaN alone"):
-        run_describe(monkeypatch, capsys, write_file(data_arrays))
+    describe(write_file(data_arrays), error="valid_data holds NaN alone")
 
 
-def test_describe_suggests_a_command_that_runs(monkeypatch, capsys, data_arrays, write_file):
+def test_describe_suggests_a_command_that_runs(describe, data_arrays, write_file):
     path = write_file(data_arrays, "with space.h5", made_by="somebody else")
-    output = run_describe(monkeypatch, capsys, path, "--bin_width", "0.02")
-    command = output.strip().splitlines()[-1].split("python ")[1]
-    config = make_parser().parse_args(shlex.split(command)[1:])
-    assert choose_bandwidths(config) == [6]
+    command = describe(path, "--bin_width 0.02").split("\nIt can be trained on: python train.py ")[
+        1
+    ]
+    assert choose_runs(make_parser().parse_args(shlex.split(command))) == [(6, 0)]

@@ -1,6 +1,5 @@
 """What TensorBoard gets, and what a browser shows of it."""
 
-import csv
 import io
 import shutil
 import time
@@ -14,72 +13,54 @@ from selenium.webdriver.chrome.service import Service
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
+from evaluation.run_folders import read_results
+
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PRETRAINED = ROOT / "lightning_logs" / "pretrained"
 FIGURES = {"inference", "latents", "inferred_against_true"}
 
 
 @pytest.fixture(params=["sweep", "pretrained"])
-def folders(request) -> list[Path]:
-    """The bandwidths of a run that was just trained, and of the one that comes with the repo."""
-    run = PRETRAINED if request.param == "pretrained" else request.getfixturevalue("sweep")[0]
-    return sorted(run.glob("bandwidth_*"))
+def folder(request) -> Path:
+    """A sweep that was just trained, and the one that comes with the repo."""
+    is_new = request.param == "sweep"
+    return request.getfixturevalue("sweep")[0] if is_new else PRETRAINED
 
 
-def test_a_training_has_a_text_charts_and_figures(folders):
-    for folder in folders:
-        events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
-        text = events.Tensors("run/text_summary")[0].tensor_proto.string_val[0].decode()
-        assert (
-            f"python train.py --config lightning_logs/{folder.parent.name}/{folder.name}/config.yaml"
-            in text
+def test_a_run_has_a_text_charts_and_figures(folder):
+    for run in folder.glob("bandwidth_*"):
+        events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+        text, layout = (
+            events.Tensors(name)[0].tensor_proto.string_val[0]
+            for name in ("run/text_summary", "custom_scalars__config__")
         )
-        layout = Layout.FromString(
-            events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-        )
-        tags = {
-            tag.strip("^$")
-            for part in layout.category
-            for chart in part.chart
-            for tag in chart.multiline.tag
-        }
-        assert (
-            {"valid/r2", "valid/bps"}
-            <= tags
-            <= set(events.Tags()["scalars"]) | {"valid/r2_unobserved"}
-        )
+        config = f"lightning_logs/{folder.name}/{run.name}/config.yaml"
+        assert f"python train.py --config {config}" in text.decode()
+        charts = [chart for part in Layout.FromString(layout).category for chart in part.chart]
+        tags = {tag.strip("^$") for chart in charts for tag in chart.multiline.tag}
+        logged = set(events.Tags()["scalars"]) | {"valid/r2_unobserved"}
+        assert {"valid/r2", "valid/bps"} <= tags <= logged
         assert set(events.Tags()["images"]) == FIGURES
+        n_epochs = events.Scalars("train/learning_rate")[-1].step
         for figure in FIGURES:
             images = events.Images(figure)
-            n_epochs = events.Scalars("train/learning_rate")[-1].step
             assert 2 <= len(images) <= 3
             assert images[-1].step == n_epochs
-            assert (
-                len(
-                    set(
-                        Image.open(io.BytesIO(images[-1].encoded_image_string))
-                        .convert("L")
-                        .tobytes()
-                    )
-                )
-                > 50
-            )
-        assert sum(path.stat().st_size for path in folder.glob("events*")) < 1e6
+            image = Image.open(io.BytesIO(images[-1].encoded_image_string)).convert("L")
+            assert len(set(image.tobytes())) > 50
+        assert sum(path.stat().st_size for path in run.glob("events*")) < 1e6
 
 
-def test_the_scores_of_the_best_checkpoint_and_the_settings_are_in_hparams(folders):
-    with open(folders[0].parent / "results.csv", newline="") as file:
-        results = {int(row["bandwidth"]): row for row in csv.DictReader(file)}
-    for folder in folders:
-        accumulator = EventAccumulator(str(folder)).Reload()
-        content = accumulator.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-        for name in (b"bandwidth", b"seed", b"recipe", b"setting/hidden_size"):
+def test_the_scores_of_the_best_checkpoint_and_the_settings_are_in_hparams(folder):
+    for row in read_results(folder):
+        run = folder / f"bandwidth_{row['bandwidth']:02}"
+        events = EventAccumulator(str(run)).Reload()
+        content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+        for name in (b"bandwidth", b"seed", b"setting/hidden_size", b"setting/refinement"):
             assert name in content
-        result = results[int(folder.name.split("_")[1])]
         for name in ("r2", "bps"):
-            assert accumulator.Scalars(f"best/{name}")[0].value == pytest.approx(
-                float(result[name]), abs=1e-6
-            )
+            logged = events.Scalars(f"best/{name}")[0].value
+            assert logged == pytest.approx(row[name], abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +68,10 @@ def browser(tmp_path_factory):
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     words = (
-        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+        "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+        "disable-component-update disable-sync window-size=1500,1000"
     )
-    for word in [
-        *words.split(),
-        "disable-component-update",
-        "disable-sync",
-        "window-size=1500,1000",
-    ]:
+    for word in words.split():
         options.add_argument(f"--{word}")
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
     driver = webdriver.Chrome(options, Service(DRIVER))
@@ -134,18 +111,14 @@ PAGE_TEXT = """
         ("custom_scalars&_smoothingWeight=0", ["R² of inferred to true rates", "bits per spike"]),
         ("images", ["inference", "latents", "step"]),
         ("text", ["Selective backpropagation through time", "--config"]),
-        ("hparams", ["bandwidth", "recipe", "seed", "best/r2", "best/bps"]),
+        ("hparams", ["bandwidth", "seed", "best/r2", "best/bps"]),
     ],
 )
 def test_a_browser_shows(browser, address, request, page, shown):
-    name = page.split("&")[0]
-    with open(PRETRAINED / "results.csv", newline="") as file:
-        results = list(csv.DictReader(file))
-    shown += [f"pretrained/bandwidth_{int(result['bandwidth']):02}" for result in results]
+    name, results = page.split("&")[0], read_results(PRETRAINED)
+    shown = shown + [f"pretrained/bandwidth_{row['bandwidth']:02}" for row in results]
     if name == "hparams":
-        shown += [
-            f"{float(result[score]):.5f}"[:-1] for result in results for score in ("r2", "bps")
-        ]
+        shown += [f"{row[score]:.5f}"[:-1] for row in results for score in ("r2", "bps")]
     browser.get(f"{address}/#{page}")
     browser.refresh()  # for a page of the same application, which a new address alone does not load
     deadline, text = time.monotonic() + PATIENCE, ""

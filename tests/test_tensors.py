@@ -1,130 +1,120 @@
 """Files of lfads-torch and of the Neural Latents Benchmark, and the score of neurons that the
 encoder never sees."""
 
+from collections.abc import Callable
+
 import h5py
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL
 
-from evaluation.checkpoints import load_checkpoint
+from evaluation.checkpoints import load_model_and_data
 from evaluation.inference import infer_arrays
-from evaluation.scoring import load_model_and_data, validate
+from evaluation.scoring import evaluate
 from recordings.hdf5 import read_file
 
-N_HELDIN, N_NEURONS = 9, 12
+Arrays = dict[str, np.ndarray]
+N_HELDIN = 9  # of 12 neurons
+
+
+def write(path, **arrays: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        for key, array in arrays.items():
+            file[key] = array
 
 
 @pytest.fixture
-def counts(small_lorenz) -> dict[str, np.ndarray]:
+def counts(small_lorenz) -> Arrays:
     with h5py.File(small_lorenz) as file:
         return {split: file[f"{split}_data"][:].astype(float) for split in ("train", "valid")}
 
 
 @pytest.fixture
-def write(tmp_path):
-    def write(**arrays) -> str:
-        with h5py.File(tmp_path / "tensors.h5", "w") as file:
-            for key, array in arrays.items():
-                file[key] = array
-        return str(tmp_path / "tensors.h5")
-
-    return write
-
-
-def nlb_tensors(counts: dict[str, np.ndarray], with_target: bool = True) -> dict[str, np.ndarray]:
+def nlb(counts) -> Arrays:
     """The arrays of make_train_input_tensors, make_eval_input_tensors and
     make_eval_target_tensors."""
-    arrays = {
-        f"{name}_spikes_heldin": counts[split][..., :N_HELDIN]
-        for split, name in (("train", "train"), ("valid", "eval"))
+    train, valid = counts["train"], counts["valid"]
+    return {
+        "train_spikes_heldin": train[..., :N_HELDIN],
+        "train_spikes_heldout": train[..., N_HELDIN:],
+        "train_spikes_heldin_forward": train[:, :5, :N_HELDIN],
+        "eval_spikes_heldin": valid[..., :N_HELDIN],
+        "eval_spikes_heldout": valid[..., N_HELDIN:],
     }
-    arrays["train_spikes_heldout"] = counts["train"][..., N_HELDIN:]
-    arrays["train_spikes_heldin_forward"] = counts["train"][:, :5, :N_HELDIN]
-    return arrays | (
-        {"eval_spikes_heldout": counts["valid"][..., N_HELDIN:]} if with_target else {}
-    )
+
+
+@pytest.fixture
+def lfads_torch(counts) -> Arrays:
+    """Fifteen bins to be read, twenty to be predicted."""
+    arrays = {f"{split}_recon_data": spikes for split, spikes in counts.items()}
+    return arrays | {f"{split}_encod_data": counts[split][:, :15, :N_HELDIN] for split in counts}
+
+
+@pytest.fixture
+def convert(call, tmp_path) -> Callable:
+    """A function that converts tensors to a.h5, and returns what is printed.
+
+    If an `error` is expected: in one line, and without a file.
+    """
+
+    def convert(arrays: Arrays, options: str = "--bin_width 0.02", error: str = "") -> str:
+        write(tmp_path / "tensors.h5", **arrays)
+        done = call(tmp_path, "convert.py", "tensors.h5", "--out", "a.h5", *options.split())
+        assert error in done.errors
+        expected = (2, 1) if error else (0, 0)
+        assert (done.status, done.errors.count("\n")) == expected, done.errors
+        assert (tmp_path / "a.h5").exists() == (not error)
+        return done.output
+
+    return convert
 
 
 def bits_per_spike(rates: np.ndarray, spikes: np.ndarray) -> float:
-    """The benchmark's formula: log-likelihood of expected counts minus that of mean counts, in bits
-    per spike."""
+    """Return the benchmark's score: log-likelihood of expected counts minus that of mean counts, in
+    bits per spike."""
     mean = np.broadcast_to(spikes.mean((0, 1)), spikes.shape)
     gain = (spikes * np.log(rates) - rates).sum() - (spikes * np.log(mean) - mean).sum()
     return gain / spikes.sum() / np.log(2)
 
 
-def test_co_smoothing_is_the_benchmarks(call, tmp_path, counts, write):
-    done = call(
-        tmp_path, "convert.py", write(**nlb_tensors(counts)), "--out", "a.h5", "--bin_width", "0.02"
-    )
-    assert (done.status, done.errors) == (0, "")
-    assert "12 neurons, the last 3 of them never seen by the encoder" in done.output
-    done = call(
-        tmp_path, "train.py", "--data.path", "a.h5", "--bandwidths", "12", "--name", "nlb", *SMALL
-    )
+def test_co_smoothing_is_the_benchmarks_and_the_encoder_never_sees_held_out_neurons(
+    call, convert, tmp_path, counts, nlb
+):
+    assert "12 neurons, the last 3 of them never seen by the encoder" in convert(nlb)
+    words = "--data.path a.h5 --bandwidths 12 --name nlb"
+    done = call(tmp_path, "train.py", *words.split(), *SMALL)
     assert (done.status, done.errors) == (0, "")
     checkpoint = tmp_path / "lightning_logs" / "nlb" / "bandwidth_12" / "best.ckpt"
     model, data = load_model_and_data(checkpoint, str(tmp_path / "a.h5"))
-    scores = validate(model, data)
     hidden = counts["valid"].copy()
     hidden[..., N_HELDIN:] = np.nan
     rates = infer_arrays(model, hidden)["rates"][..., N_HELDIN:] * 0.02
     expected = bits_per_spike(rates, counts["valid"][..., N_HELDIN:])
-    assert scores["co_bps"] == pytest.approx(expected, abs=2e-4)
+    assert evaluate(model, data)[0]["co_bps"] == pytest.approx(expected, abs=2e-4)
     assert expected > 0.02
 
-
-def test_the_encoder_never_sees_held_out_neurons(call, tmp_path, counts, write):
-    call(
-        tmp_path, "convert.py", write(**nlb_tensors(counts)), "--out", "a.h5", "--bin_width", "0.02"
-    )
-    call(tmp_path, "train.py", "--data.path", "a.h5", "--bandwidths", "12", "--name", "nlb", *SMALL)
-    model, _ = load_checkpoint(tmp_path / "lightning_logs" / "nlb" / "bandwidth_12" / "best.ckpt")
     spikes = torch.from_numpy(counts["valid"]).float()
-    changed = spikes.clone()
-    changed[..., N_HELDIN:] += 3
-    with torch.no_grad():
-        assert torch.equal(model(spikes).log_rates, model(changed).log_rates)
-        changed[..., 0] += 3
-        assert not torch.equal(model(spikes).log_rates, model(changed).log_rates)
+    for first, is_same in ((N_HELDIN, True), (0, False)):
+        changed = spikes.clone()
+        changed[..., first:] += 3
+        with torch.no_grad():
+            assert torch.equal(model(spikes).log_rates, model(changed).log_rates) == is_same
 
 
-def test_without_the_target_some_training_trials_validate(call, tmp_path, counts, write):
-    path = write(**nlb_tensors(counts, with_target=False))
-    done = call(
-        tmp_path,
-        "convert.py",
-        path,
-        "--out",
-        "a.h5",
-        "--valid_fraction",
-        "0.25",
-        "--bin_width",
-        "0.005",
-    )
-    assert (done.status, done.errors) == (0, "")
-    assert "evaluation trials were left out" in done.output
+def test_without_the_target_some_training_trials_validate(convert, tmp_path, nlb):
+    del nlb["eval_spikes_heldout"]
+    output = convert(nlb, "--valid_fraction 0.25 --bin_width 0.005")
+    assert "evaluation trials were left out" in output
     recording = read_file(tmp_path / "a.h5")
-    assert {split: trials.spikes.shape for split, trials in recording.trials.items()} == {
-        "train": (72, 20, 12),
-        "valid": (24, 20, 12),
-    }
+    shapes = [trials.spikes.shape for trials in recording.trials.values()]
+    assert shapes == [(72, 20, 12), (24, 20, 12)]
     assert recording.n_heldin == N_HELDIN
 
 
-def test_files_of_lfads_torch(call, tmp_path, counts, write):
-    truth = {
-        f"{split}_truth": np.full((*spikes.shape[:2], 12), 0.4) for split, spikes in counts.items()
-    }
-    arrays = {f"{split}_recon_data": spikes for split, spikes in counts.items()} | {
-        "conversion_factor": 2.0
-    }
-    arrays |= {f"{split}_encod_data": spikes[:, :15, :N_HELDIN] for split, spikes in counts.items()}
-    done = call(
-        tmp_path, "convert.py", write(**arrays, **truth), "--out", "a.h5", "--bin_width", "0.01"
-    )
-    assert (done.status, done.errors) == (0, "")
+def test_files_of_lfads_torch(convert, tmp_path, counts, lfads_torch):
+    truth = {f"{split}_truth": np.full(counts[split].shape, 0.4) for split in counts}
+    convert(lfads_torch | truth | {"conversion_factor": 2.0}, "--bin_width 0.01")
     recording = read_file(tmp_path / "a.h5")
     assert (recording.bin_width, recording.n_heldin) == (0.01, N_HELDIN)
     for split, trials in recording.trials.items():
@@ -132,68 +122,51 @@ def test_files_of_lfads_torch(call, tmp_path, counts, write):
         np.testing.assert_allclose(trials.rates, 0.4 / 2.0 / 0.01, rtol=1e-6)
 
 
-def test_arrays_that_do_not_fit_each_other(call, tmp_path, counts, write):
-    arrays = {
-        f"{split}_{kind}_data": spikes
-        for split, spikes in counts.items()
-        for kind in ("encod", "recon")
-    }
-    nlb = nlb_tensors(counts)
-    words = ["--bin_width", "0.02"]
-    for given, message in (
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"train_encod_data": np.ones((96, 15, 9))}, "train_encod_data differs from the first"),
+        ({"valid_recon_data": np.zeros(3)}, "valid_recon_data has shape (3,)"),
+        ({"train_spikes_heldout": np.zeros((2, 20, 3))}, "expected the same trials and bins"),
+        ({"train_spikes_heldin": np.full((96, 20, 9), -1)}, "negative"),
         (
-            arrays | {"train_encod_data": counts["train"][..., ::-1]},
-            "train_encod_data differs from the first neurons",
-        ),
-        (arrays | {"valid_recon_data": np.zeros(3)}, "valid_recon_data has shape (3,)"),
-        (nlb | {"train_spikes_heldout": np.zeros((2, 20, 3))}, "expected the same trials and bins"),
-        (nlb | {"train_spikes_heldin": -nlb["train_spikes_heldin"]}, "negative"),
-        (
-            nlb
-            | {
-                f"eval_spikes_{kind}": nlb[f"eval_spikes_{kind}"][:, :9]
-                for kind in ("heldin", "heldout")
+            {
+                f"eval_spikes_held{side}": np.zeros((24, 9, n))
+                for side, n in (("in", 9), ("out", 3))
             },
             "expected the same time bins",
         ),
-        (
-            nlb | {"eval_spikes_heldin": counts["valid"][..., :8]},
-            "held-in neurons in training and evaluation",
-        ),
-    ):
-        done = call(tmp_path, "convert.py", write(**given), "--out", "a.h5", *words)
-        assert done.status == 2
-        assert message in done.errors
-        assert not (tmp_path / "a.h5").exists()
-    for words, message in (
-        ([], "does not say how wide its bins are; expected --bin_width"),
-        (
-            ["--bin_width", "0.02", "--window", "1"],
-            "--window 1.0: expected no such option, because",
-        ),
-    ):
-        done = call(tmp_path, "convert.py", write(**nlb), "--out", "a.h5", *words)
-        assert done.status == 2
-        assert message in done.errors
-    with h5py.File(tmp_path / "b.h5", "w") as file:
-        file["train_data"] = file["valid_data"] = np.zeros((2, 3, 4))
-        file.attrs.update(bin_width=0.02, n_heldin=5)
-    done = call(tmp_path, "describe.py", "b.h5")
+        ({"eval_spikes_heldin": np.zeros((24, 20, 8))}, "held-in neurons in training and evaluat"),
+    ],
+)
+def test_arrays_that_do_not_fit_each_other(convert, nlb, lfads_torch, changed, error):
+    given = lfads_torch if changed.keys() <= lfads_torch.keys() else nlb
+    convert(given | changed, error=error)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ("", "does not say how wide its bins are; expected --bin_width"),
+        ("--bin_width 0.02 --window 1", "--window 1.0: expected no such option, because"),
+    ],
+)
+def test_options_that_do_not_fit_tensors(convert, nlb, options, error):
+    convert(nlb, options, error)
+
+
+def test_a_number_of_held_in_neurons_that_is_none(call, data_arrays, write_file, tmp_path):
+    done = call(tmp_path, "describe.py", write_file(data_arrays, bin_width=0.02, n_heldin=7))
     assert done.status == 2
-    assert "n_heldin is" in done.errors
+    assert "n_heldin is 7; expected 1 to 6" in done.errors
 
 
-def test_tensors_in_several_files_are_listed_and_joined(call, tmp_path, counts, write):
-    arrays = nlb_tensors(counts)
-    target = arrays.pop("eval_spikes_heldout")
-    write(**arrays)
-    with h5py.File(tmp_path / "target.h5", "w") as file:
-        file["eval_spikes_heldout"] = target
-    done = call(tmp_path, "convert.py", "tensors.h5", "--also", "target.h5")
-    assert "tensors of NLB" in done.output
-    assert "eval_spikes_heldout: (24, 20, 3)" in done.output
-    words = ["tensors.h5", "--also", "target.h5", "--out", "a.h5", "--bin_width", "0.02"]
-    assert call(tmp_path, "convert.py", *words).status == 0
+def test_tensors_in_several_files_are_listed_and_joined(call, convert, tmp_path, counts, nlb):
+    write(tmp_path / "target.h5", eval_spikes_heldout=nlb.pop("eval_spikes_heldout"))
+    convert(nlb, "--also target.h5 --bin_width 0.02")
     np.testing.assert_array_equal(
         read_file(tmp_path / "a.h5").trials["valid"].spikes, counts["valid"]
     )
+    listed = call(tmp_path, "convert.py", "tensors.h5", "--also", "target.h5").output
+    assert "tensors of NLB" in listed
+    assert "eval_spikes_heldout: (24, 20, 3)" in listed

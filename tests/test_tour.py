@@ -1,17 +1,13 @@
-"""The tour's commands run, in its order; those that README.md has too have their tests there."""
+"""The tour's commands run, in its order."""
 
 import shlex
 
 import pytest
 from conftest import ROOT, check_command, commands_in
 
-COMMANDS = [
-    command
-    for command in commands_in((ROOT / "docs" / "tour.md").read_text())
-    if command.startswith("python ")
-]
+TOUR = (ROOT / "docs" / "tour.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [c for c in commands_in(TOUR) if c.startswith("python ")])
 def test_a_command_of_the_tour_runs(call, copy_of_repo, command):
     check_command(call, copy_of_repo, shlex.split(command)[1:])

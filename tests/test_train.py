@@ -1,335 +1,224 @@
-"""Trainings, run as a user runs them, on data small enough to be quick."""
+"""Sweeps, run as a user runs them, on data small enough to be quick."""
 
-import contextlib
-import csv
-import os
 import re
 import signal
-import time
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import LOGGED, PATIENCE, ROOT, SMALL, started
+from conftest import (
+    PATIENCE,
+    ROOT,
+    RUN,
+    SMALL,
+    have_same_weights,
+    read_history,
+    started,
+    wait_until,
+    weights_of,
+)
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from evaluation.checkpoints import find_checkpoints, load_checkpoint
-from evaluation.scoring import load_model_and_data, validate
+from command_line import read_table
+from evaluation.checkpoints import load_checkpoint, load_model_and_data
+from evaluation.run_folders import find_checkpoints, read_results
+from evaluation.scoring import evaluate
+from model import SequentialAutoencoder
 from train import build
 from training.callbacks import AtomicCheckpointIO
-from training.options import config_of, make_parser
+from training.options import make_parser, run_options
+
+SCORES = ("nll", "heldout_nll", "bps", "r2", "r2_observed", "r2_unobserved")
 
 
 def test_a_sweep_leaves_all_that_describes_it(sweep):
-    run, output = sweep
-    for folder, bandwidth in (("bandwidth_04", 4), ("bandwidth_02", 2)):
-        assert yaml.safe_load((run / folder / "hparams.yaml").read_text())["bandwidth"] == bandwidth
-        config = yaml.safe_load((run / folder / "config.yaml").read_text())
-        assert config["data"]["bandwidth"] == bandwidth
-        assert config["seed_everything"] == 7
-        for checkpoint in ("best.ckpt", "last.ckpt"):
-            assert "state_dict" in torch.load(run / folder / checkpoint, weights_only=True)
-        events = EventAccumulator(str(run / folder)).Reload()
-        wanted = {
-            "train/nll",
-            "valid/nll",
-            "valid/heldout_nll",
-            "valid/bps",
-            "valid/r2",
-            "valid/r2_observed",
-        }
-        assert wanted | {"valid/r2_unobserved"} <= set(events.Tags()["scalars"])
-        assert [event.step for event in events.Scalars("train/nll")] == [1, 2, 3, 4]
-        assert [event.step for event in events.Scalars("valid/r2")] == [2, 4]
+    folder, output = sweep
+    for bandwidth in (4, 2):
+        run = folder / f"bandwidth_{bandwidth:02}"
+        assert yaml.safe_load((run / "hparams.yaml").read_text())["bandwidth"] == bandwidth
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        assert (config["data"]["bandwidth"], config["seed_everything"]) == (bandwidth, 7)
+        assert weights_of(run / "best.ckpt").keys() == weights_of(run / "last.ckpt").keys()
+        logged = EventAccumulator(str(run)).Reload().Tags()["scalars"]
+        assert {f"valid/{name}" for name in SCORES} <= set(logged)
+        assert list(read_history(run, "train/nll")) == [1, 2, 3, 4]
+        assert list(read_history(run, "valid/r2")) == [2, 4]
+    begin = "Training 2 models in lightning_logs/two: bandwidth  4, bandwidth  2\n"
+    assert output.startswith(f"loading ...\n{begin}")
     assert "left" in output
     assert "tensorboard --logdir lightning_logs" in output
     assert "python plot_results.py lightning_logs/two" in output
-    with open(run / "results.csv") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["bandwidth"] for row in rows] == ["4", "2"]
+    rows = read_results(folder)
+    assert [(row["bandwidth"], row["seed"]) for row in rows] == [(4, 7), (2, 7)]
     for row in rows:
-        assert f"{float(row['r2']):.3f}" in output
-        assert f"{float(row['fraction_dropped']):.0%}" in output
+        assert f"{row['r2']:.3f}" in output
+        assert f"{row['fraction_dropped']:.0%}" in output
 
 
 def test_a_checkpoint_evaluates_to_what_training_reported(sweep):
-    run, _ = sweep
-    with open(run / "results.csv") as file:
-        reported = {int(row["bandwidth"]): row for row in csv.DictReader(file)}
-    for checkpoint in find_checkpoints([str(run)]):
+    reported = {row["bandwidth"]: row for row in read_results(sweep[0])}
+    for checkpoint in find_checkpoints([str(sweep[0])]):
         model, data = load_model_and_data(checkpoint)
-        scores = validate(model, data)
-        row = reported[data.hparams.bandwidth]
-        for name in ("r2", "r2_unobserved", "bps", "heldout_nll"):
-            assert scores[name] == pytest.approx(float(row[name]), abs=1e-5)
-        events = EventAccumulator(str(checkpoint.parent)).Reload()
-        best = min(events.Scalars("valid/heldout_nll"), key=lambda event: event.value)
-        history = {event.step: event.value for event in events.Scalars("valid/r2")}
-        assert float(row["r2"]) == pytest.approx(history[best.step], abs=1e-5)
-
-
-def weights(run: Path, bandwidth: int, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
-    return torch.load(run / f"bandwidth_{bandwidth:02}" / name, weights_only=True)["state_dict"]
+        scores, row = evaluate(model, data)[0], reported[data.hparams.bandwidth]
+        for name in SCORES:
+            assert scores[name] == pytest.approx(row[name], abs=1e-5)
+        losses = read_history(checkpoint.parent, "valid/heldout_nll")
+        best = read_history(checkpoint.parent, "valid/r2")[min(losses, key=losses.get)]
+        assert row["r2"] == pytest.approx(best, abs=1e-5)
 
 
 def test_the_saved_configuration_repeats_the_run_bit_for_bit(call, sweep):
-    run, _ = sweep
-    done = call(
-        run.parents[1],
-        "train.py",
-        "--config",
-        str(run / "bandwidth_02" / "config.yaml"),
-        "--name",
-        "again",
+    folder, again = sweep[0] / "bandwidth_02", "again"
+    config = str(folder / "config.yaml")
+    done = call(sweep[0].parents[1], "train.py", "--config", config, "--name", again)
+    assert done.status == 0, done.errors
+    assert re.search(r"bandwidth  2 +epoch +4/4 +R² +-?\d\.\d{3}", done.output)
+    assert have_same_weights(
+        folder / "last.ckpt", sweep[0].parent / again / "bandwidth_02" / "last.ckpt"
     )
-    assert done.status == 0, done.errors
-    assert "epoch    4/4" in done.output
-    first, again = weights(run, 2), weights(run.parent / "again", 2)
-    for name, tensor in first.items():
-        assert torch.equal(tensor, again[name]), name
 
 
-def test_plot_results_writes_figures_and_tables_of_a_run(call, sweep):
-    run, _ = sweep
-    done = call(run.parents[1], "plot_results.py", "--out", "shown", str(run))
+def test_plot_results_writes_figures_and_tables_of_a_sweep(call, tmp_path, sweep):
+    done = call(sweep[0].parents[1], "plot_results.py", "--out", str(tmp_path), str(sweep[0]))
     assert done.status == 0, done.errors
-    out = run.parents[1] / "shown"
     figures = ("r2_curve", "example_trials", "method", "neurons_and_bins", "lorenz")
     names = {figure + suffix for figure in figures for suffix in (".png", ".pdf")}
     names |= {"results.csv", "results.md", "fewer_neurons.gif"}
-    assert {path.name for path in out.iterdir()} == names
-    assert (out / "r2_curve.png").read_bytes().startswith(b"\x89PNG")
-    with open(out / "results.csv") as file:
-        rows = {row["bandwidth"]: row for row in csv.DictReader(file)}
-    with open(run / "results.csv") as file:
-        for row in csv.DictReader(file):
-            assert float(rows[row["bandwidth"]]["r2"]) == pytest.approx(float(row["r2"]), abs=1e-5)
-    table = (out / "results.md").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert (tmp_path / "r2_curve.png").read_bytes().startswith(b"\x89PNG")
+    plotted = {int(row["bandwidth"]): row for row in read_table(tmp_path / "results.csv")}
+    for row in read_results(sweep[0]):
+        assert float(plotted[row["bandwidth"]]["r2"]) == pytest.approx(row["r2"], abs=1e-5)
+    table = (tmp_path / "results.md").read_text()
     assert table in done.output
-    assert "public demo" not in table, "the demonstration's numbers beside other data"
+    assert "public demo" not in table, "the demonstration's numbers next to other data"
 
 
-def test_quiet_leaves_the_table_alone(call, tmp_path, small_lorenz):
-    done = call(
-        tmp_path, "train.py", "--data.path", small_lorenz, "--bandwidths", "3", "--quiet", *SMALL
-    )
-    assert done.errors == ""
-    titles, row = done.output.strip().splitlines()
+def test_quiet_leaves_the_table_alone(train):
+    titles, row = train("--bandwidths 3 --quiet").output.strip().splitlines()
     assert titles.split()[0] == "bandwidth"
     assert row.split()[:2] == ["3", "75%"]
 
 
-def test_a_terminal_shows_a_bar_for_each_bandwidth_and_one_for_the_sweep(tmp_path, small_lorenz):
-    words = [
-        str(ROOT / "train.py"),
-        "--data.path",
-        small_lorenz,
-        "--bandwidths",
-        "3",
-        "2",
-        "--jobs",
-        "1",
-        *SMALL,
-    ]
-    control, terminal = os.openpty()
-    with started(
-        tmp_path, *words, stdout=terminal, env=os.environ | {"TERM": "xterm", "COLUMNS": "100"}
-    ) as process:
-        os.close(terminal)
-        output = b""
-        with contextlib.suppress(OSError):  # the end of a terminal
-            while part := os.read(control, 10000):
-                output += part
-        os.close(control)
-        assert process.wait(timeout=PATIENCE) == 0
-    lines = [
-        line
-        for line in re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"\n", output).decode().splitlines()
-        if line.strip()
-    ]
-    shown = " ".join(lines)
-    assert re.search(r"bandwidth  3\s+━+\s+4/4\s+R² +-?0\.\d{3}", shown)
-    assert re.search(r"bandwidth  2\s+━+\s+4/4\s+R² +-?0\.\d{3}", shown)
-    assert re.search(r"sweep\s+━+\s+8/8\s+epochs", shown)
-
-
-@pytest.mark.parametrize("bandwidths", [["3"], ["3", "2"]])
+@pytest.mark.parametrize("bandwidths", ["3", "3 2"])
 def test_ctrl_c_leaves_a_usable_checkpoint(call, tmp_path, small_lorenz, bandwidths):
-    """Between two validations: initial conditions of the last one would be outdated."""
-    words = [
-        str(ROOT / "train.py"),
-        "--data.path",
-        small_lorenz,
-        "--bandwidths",
-        *bandwidths,
-        "--name",
-        "stopped",
-    ]
+    """Between two validations: initial conditions of the last one would be outdated. One run is
+    in the process of the command, two are in others."""
+    words = f"--data.path {small_lorenz} --name run --jobs 2 --bandwidths {bandwidths}".split()
     endless = ["--trainer.max_epochs=100000", "--trainer.check_val_every_n_epoch=100000"]
-    with started(tmp_path, *words, *SMALL, *endless, "--jobs=2") as process:
-        checkpoint = tmp_path / "lightning_logs" / "stopped" / "bandwidth_03" / "last.ckpt"
-        deadline = time.monotonic() + PATIENCE
-        while not checkpoint.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
+    checkpoint = tmp_path / RUN / "bandwidth_03" / "last.ckpt"
+    with started(tmp_path, f"{ROOT}/train.py", *words, *SMALL, *endless) as process:
+        wait_until(checkpoint.exists)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
-    run = Path("lightning_logs", "stopped")
-    assert errors.strip() == f"train.py: interrupted; go on with: python train.py --resume {run}"
-    model, _ = load_checkpoint(checkpoint)
-    assert model.hparams.n_neurons == 12
-    assert len(model.reference) == 0
-    assert torch.load(checkpoint, weights_only=True)["reference"].untyped_storage().nbytes() == 0, (
-        "what was outdated is saved"
-    )
+    assert errors == f"train.py: interrupted; continue with: python train.py --resume {RUN}\n"
+    assert load_checkpoint(checkpoint)[0].hparams.n_neurons == 12
+    prior = torch.load(checkpoint, weights_only=True)["prior"]
+    assert prior == {"name": "encoder", "numbers": {}}, "what was outdated is saved"
     done = call(tmp_path, "infer.py", str(checkpoint), small_lorenz, "--out", "rates.h5")
     assert "the encoder alone infers" in done.output
-
-
-def history(folder: Path, name: str) -> list[int]:
-    """The epochs at which a score was logged."""
-    return [event.step for event in EventAccumulator(str(folder)).Reload().Scalars(name)]
 
 
 @pytest.mark.parametrize(
     ("flags", "validated"),
     [
-        (["--trainer.max_epochs=5"], [2, 4, 5]),
-        (["--trainer.max_epochs=1"], [1]),
-        (["--trainer.max_epochs=null", "--trainer.max_steps=8"], [2, 3]),
-        (["--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=null"], [1, 2, 3, 4]),
+        ("--trainer.max_epochs=5", [2, 4, 5]),
+        ("--trainer.max_epochs=1", [1]),
+        ("--trainer.max_epochs=null --trainer.max_steps=8", [2, 3]),
+        ("--trainer.max_epochs=4 --trainer.check_val_every_n_epoch=null", [1, 2, 3, 4]),
+        ("--trainer.num_sanity_val_steps=2 --model.schedule=constant", [2, 4]),
         (
-            [
-                "--trainer.max_epochs=4",
-                "--trainer.num_sanity_val_steps=2",
-                "--model.schedule=constant",
-            ],
-            [2, 4],
+            "--trainer.max_epochs=100000 --trainer.max_time=00:00:00:01 "
+            "--trainer.min_epochs=60 --trainer.check_val_every_n_epoch=1000",
+            [60],
         ),
     ],
 )
-def test_the_last_epoch_is_always_validated(
-    call, no_figures, tmp_path, small_lorenz, flags, validated
-):
+def test_the_last_epoch_is_always_validated(train, tmp_path, flags, validated):
     """Three steps an epoch, validated every second epoch."""
-    words = ["--data.path", small_lorenz, "--bandwidths", "3", "--name", "run", *LOGGED, *flags]
-    done = call(tmp_path, "train.py", *words)
-    assert done.status == 0, done.errors
+    done = train(f"--bandwidths 3 --trainer.logger=true {flags}")
     assert "nan" not in done.output
-    folder = tmp_path / "lightning_logs" / "run"
-    assert history(folder / "bandwidth_03", "valid/r2") == validated
-    with open(folder / "results.csv") as file:
-        (row,) = csv.DictReader(file)
-    assert int(row["epochs"]) == validated[-1]
+    assert list(read_history(tmp_path / RUN / "bandwidth_03", "valid/r2")) == validated
+    (row,) = read_results(tmp_path / RUN)
+    assert row["epochs"] == validated[-1]
 
 
-def test_the_time_of_a_training_can_be_limited(call, no_figures, tmp_path, small_lorenz):
-    words = ["--data.path", small_lorenz, "--bandwidths", "3", "--name", "run", *LOGGED]
-    limits = [
-        "--trainer.max_epochs=100000",
-        "--trainer.max_time=00:00:00:02",
-        "--trainer.check_val_every_n_epoch=1000",
-    ]
-    done = call(tmp_path, "train.py", *words, *limits)
-    assert done.status == 0, done.errors
-    folder = tmp_path / "lightning_logs" / "run" / "bandwidth_03"
-    assert len(history(folder, "valid/r2")) == 1, "a training that time ends is validated then"
+def test_a_run_that_time_ends_is_validated_then(train, tmp_path):
+    limits = "--trainer.max_time=00:00:00:01 --trainer.check_val_every_n_epoch=1000"
+    train(f"--bandwidths 3 --trainer.logger=true --trainer.max_epochs=100000 {limits}")
+    folder = tmp_path / RUN / "bandwidth_03"
+    assert len(read_history(folder, "valid/r2")) == 1
     assert (folder / "best.ckpt").exists()
 
 
-def test_a_training_that_time_ends_has_its_least_number_of_epochs(
-    call, no_figures, tmp_path, small_lorenz
-):
-    words = [
-        "--data.path",
-        small_lorenz,
-        "--bandwidths",
-        "3",
-        "--name",
-        "run",
-        *LOGGED,
-        "--trainer.max_epochs=100000",
-    ]
-    words += [
-        "--trainer.max_time=00:00:00:01",
-        "--trainer.min_epochs=60",
-        "--trainer.check_val_every_n_epoch=1000",
-    ]
-    done = call(tmp_path, "train.py", *words)
-    assert done.status == 0, done.errors
-    assert history(tmp_path / "lightning_logs" / "run" / "bandwidth_03", "valid/r2") == [60]
+def test_a_run_without_end_shows_each_validation(train):
+    done = train("--bandwidths 3 --trainer.max_epochs=-1 --trainer.max_time=00:00:00:02")
+    assert re.search(r"bandwidth  3 +epoch +\d+ +R² +-?\d\.\d{3} *\n", done.output)
 
 
-def test_a_training_without_end_shows_each_validation(call, tmp_path, small_lorenz):
-    words = [
-        "--data.path",
-        small_lorenz,
-        "--bandwidths",
-        "3",
-        *SMALL,
-        "--trainer.max_time=00:00:00:02",
-    ]
-    done = call(tmp_path, "train.py", *words, "--trainer.max_epochs=-1")
-    assert done.status == 0, done.errors
-    assert re.search(r"bandwidth  3  epoch    2  R² +-?\d\.\d{3}\n", done.output)
-
-
-@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
-def test_other_precisions_learn_the_same(call, tmp_path, sweep, small_lorenz, precision):
-    words = [
-        "--data.path",
-        small_lorenz,
-        "--bandwidths",
-        "4",
-        "--seed_everything",
-        "7",
-        "--name",
-        "run",
-        *SMALL,
-    ]
-    done = call(tmp_path, "train.py", *words, "--trainer.precision", precision)
-    assert done.status == 0, done.errors
-    run = tmp_path / "lightning_logs" / "run"
-    for path, bandwidths in ((sweep[0], ["4", "2"]), (run, ["4"])):
-        with open(path / "results.csv") as file:
-            rows = list(csv.DictReader(file))
-        assert [row["bandwidth"] for row in rows] == bandwidths
-    with open(sweep[0] / "results.csv") as file:
-        single = next(csv.DictReader(file))
-    for name in ("r2", "heldout_nll", "bps"):
-        # the refinement may choose otherwise
-        assert float(rows[0][name]) == pytest.approx(float(single[name]), abs=0.05)
-    model, _ = load_checkpoint(run / "bandwidth_04" / "best.ckpt")
-    assert model.reference.dtype == torch.float32
+def test_double_precision_learns_the_same(train, tmp_path, sweep):
+    train("--bandwidths 4 --seed_everything 7 --trainer.precision 64-true")
+    double, single = read_results(tmp_path / RUN)[0], read_results(sweep[0])[0]
+    for name in ("r2", "heldout_nll", "bps"):  # the refinement may choose otherwise
+        assert double[name] == pytest.approx(single[name], abs=0.05)
+    model, _ = load_checkpoint(tmp_path / RUN / "bandwidth_04" / "best.ckpt")
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
 
 
 def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, small_lorenz):
     """The trainer of train.py writes through AtomicCheckpointIO, which test_resume.py tests."""
     config = make_parser().parse_args(["--data.path", small_lorenz, *SMALL])
-    _, _, trainer = build(config_of(config, 3, 0), tmp_path / "run" / "bandwidth_03")
+    _, _, trainer = build(run_options(config, 3, 0), tmp_path / "run" / "bandwidth_03")
     assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
 
 
-def test_a_recording_with_other_neurons_has_bandwidths_of_its_own(call, tmp_path, data_file):
-    done = call(
-        tmp_path,
-        "train.py",
-        "--data.path",
-        data_file,
-        "--jobs",
-        "1",
-        *SMALL,
-        "--trainer.max_epochs=1",
-    )
-    assert done.status == 0, done.errors
-    assert "Training 4 bandwidths (6, 3, 2, 1) in lightning_logs" in done.output
+def test_a_recording_with_other_neurons_has_bandwidths_of_its_own(train, data_file):
+    done = train(f"--data.path {data_file} --trainer.max_epochs=1")
+    names = ", ".join(f"bandwidth  {n}" for n in (6, 3, 2, 1))
+    assert f"Training 4 models in {RUN}: {names}\n" in done.output
 
 
-def test_a_training_without_a_logger_is_refined_too(call, tmp_path, small_lorenz):
-    words = ["--data.path", small_lorenz, "--bandwidths", "3", "--name", "run", *SMALL]
-    done = call(tmp_path, "train.py", *words)
-    assert done.status == 0, done.errors
-    model, _ = load_checkpoint(tmp_path / "lightning_logs" / "run" / "bandwidth_03" / "last.ckpt")
-    assert model.prior != "encoder"
-    assert len(model.reference) == 96
+def test_a_run_without_a_logger_is_refined_too(train, tmp_path):
+    train("--bandwidths 3")
+    model, _ = load_checkpoint(tmp_path / RUN / "bandwidth_03" / "last.ckpt")
+    assert model.prior.name != "encoder"
+    assert len(model.prior.reference) == 96
+
+
+def raise_in_steps(monkeypatch, error: Exception, bandwidths: tuple[int, ...]) -> None:
+    """Raise an error in the steps of runs of some bandwidths."""
+    step = SequentialAutoencoder.training_step
+
+    def training_step(model: SequentialAutoencoder, batch: tuple, index: int) -> torch.Tensor:
+        if model.trainer.datamodule.n_observed in bandwidths:
+            raise error
+        return step(model, batch, index)
+
+    monkeypatch.setattr(SequentialAutoencoder, "training_step", training_step)
+
+
+def test_a_bug_fails_its_run_alone(monkeypatch, train, tmp_path):
+    raise_in_steps(monkeypatch, ZeroDivisionError("division by zero"), (4,))
+    done = train("--bandwidths 4 2", status=1)
+    file = RUN / "bandwidth_04" / "error.txt"
+    found = f"ZeroDivisionError: division by zero (the traceback is in {file})"
+    assert done.errors == f"train.py: bandwidth  4 stopped: {found}\n".replace("  ", " ")
+    assert "in training_step" in (tmp_path / file).read_text()
+    assert [row["bandwidth"] for row in read_results(tmp_path / RUN)] == [2]
+
+
+def test_a_run_that_fills_the_memory_of_a_gpu_ends_in_one_line(monkeypatch, train):
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    raise_in_steps(monkeypatch, error, (4, 2))
+    done = train("--bandwidths 4 2", status=1)
+    assert done.errors.count("the memory of the GPU is full") == 2, "both are tried"
+
+
+def test_numbers_that_slow_a_cpu_down_are_taken_for_zero(train):
+    """Nearly all gradients of a long trial's first bins are below 1e-38."""
+    torch.set_flush_denormal(False)
+    small = torch.tensor(1e-38)
+    assert small / 100 > 0
+    train("--bandwidths 4 --trainer.max_epochs=1")
+    assert small / 100 == 0

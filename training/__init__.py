@@ -1,2 +1,1 @@
-"""What surrounds `trainer.fit`: options, run folders, processes, callbacks, the terminal and
-TensorBoard."""
+"""What surrounds `trainer.fit`: options, many runs at once, progress, callbacks, TensorBoard."""

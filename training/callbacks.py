@@ -1,5 +1,4 @@
-"""Callbacks that make a training repeatable and safe: random state, checkpoints, the last
-validation, exploding losses."""
+"""Callbacks that make a run repeatable and safe: random state, refinement, checkpoints, NaN."""
 
 import io
 from pathlib import Path
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from command_line import FailedWork, atomic_write
 from data import mix_seeds
-from recordings.hdf5 import has_new_conditions
-from training.refinement import refine
+from recordings.splitting import has_new_conditions
+from refinement.refine import refine
+from training.progress import WriteProgress
 
 
 class SeedEachStep(Callback):
-    """Seed torch before each step by run seed, epoch, batch and process, so that a resumed training
-    draws the same numbers."""
+    """Seed torch before each step by run seed, epoch and batch: a resumed run draws the same."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -26,12 +25,10 @@ class SeedEachStep(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, model: pl.LightningModule, batch: tuple, index: int
     ) -> None:
-        seed = mix_seeds(self.seed, trainer.current_epoch, index, trainer.global_rank)
+        seed = mix_seeds(self.seed, trainer.current_epoch, index, 0)
         # torch.manual_seed also prepares seeds for GPUs, even if there is none, which is slow
-        seed_device = (
-            torch.default_generator.manual_seed if model.device.type == "cpu" else torch.manual_seed
-        )
-        seed_device(seed)
+        is_on_cpu = model.device.type == "cpu"
+        (torch.default_generator.manual_seed if is_on_cpu else torch.manual_seed)(seed)
 
 
 class StopIfNotFinite(Callback):
@@ -45,27 +42,27 @@ class StopIfNotFinite(Callback):
     def on_before_backward(
         self, trainer: pl.Trainer, model: pl.LightningModule, loss: Tensor
     ) -> None:
-        if not trainer.strategy.reduce_boolean_decision(bool(loss.isfinite()), all=True):
-            raise FailedWork(
-                f"the loss of epoch {trainer.current_epoch + 1} is {loss.item()}: {self.explain(model)}"
-            )
+        if not loss.isfinite():
+            found = f"the loss of epoch {trainer.current_epoch + 1} is {loss.item()}"
+            raise FailedWork(f"{found}: {self.explain(model)}")
 
     @torch.no_grad()
     def explain(self, model: pl.LightningModule) -> str:
         """Return which of weights, counts and log-rates look wrong."""
         for name, weights in model.named_parameters():
             if not weights.isfinite().all():
-                return f"{name} became infinite or NaN in the step before; try a lower --model.learning_rate"
+                became = f"{name} became infinite or NaN in the step before"
+                return f"{became}; try a lower --model.learning_rate"
         highest_count = float(self.spikes.nan_to_num(nan=0.0).max())
         highest_log_rate = float(model(self.spikes).log_rates.max())
         return (
-            f"the highest log-rate is {highest_log_rate:.3g}, the highest count {highest_count:.3g}; "
-            "try a lower --model.learning_rate, or look for wrong counts in the data"
+            f"the highest log-rate is {highest_log_rate:.3g}, the highest count {highest_count:.3g}"
+            "; try a lower --model.learning_rate, or look for wrong counts in the data"
         )
 
 
 class RefineAndValidateAtTheEnd(Callback):
-    """After the last step of a training, refine the model and validate it.
+    """After the last step of training, refine the model and validate it.
 
     The last step is known if the training is limited by epochs, steps, time, or a callback that
     stops it after a step.
@@ -73,66 +70,59 @@ class RefineAndValidateAtTheEnd(Callback):
     Args:
         n_epochs: Epochs of the refinement. 0: none.
         seed: Its seed.
+        progress: Is told the progress of the refinement.
     """
 
-    def __init__(self, n_epochs: int, seed: int) -> None:
-        self.n_epochs, self.seed = n_epochs, seed
+    def __init__(self, n_epochs: int, seed: int, progress: WriteProgress) -> None:
+        self.n_epochs, self.seed, self.progress = n_epochs, seed, progress
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, model: pl.LightningModule, *_: object
-    ) -> None:
-        n_epochs, n_steps = (
-            trainer.current_epoch + trainer.is_last_batch,
-            trainer.global_step,
-        )  # that have ended
+    def on_train_batch_end(self, trainer: pl.Trainer, model: pl.LightningModule, *_) -> None:
+        # that have ended
+        n_epochs, n_steps = trainer.current_epoch + trainer.is_last_batch, trainer.global_step
         may_stop = n_epochs >= (trainer.min_epochs or 0) and n_steps >= (trainer.min_steps or 0)
         is_last = n_epochs == trainer.max_epochs or n_steps == trainer.max_steps
         if not (is_last or (trainer.should_stop and may_stop)):
             return
         if self.n_epochs > 0:
-            self.refine(trainer, model)
-        trainer.should_stop = (
-            True  # Lightning validates before it stops, if the epoch is one to validate
-        )
+            self.refine(trainer, model, n_epochs)
+        # Lightning validates before it stops, if the epoch is one to validate
+        trainer.should_stop = True
         if trainer.check_val_every_n_epoch is not None:
             trainer.check_val_every_n_epoch = 1
 
-    def refine(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        """Refine the model in the main process, and give the result to the others. Log what it
-        tried."""
-        if trainer.is_global_zero:
-            model.eval()
-            data = trainer.datamodule
-            new = data.datasets["valid"] if has_new_conditions(data.trials) else None
-            tried = refine(model, trainer.train_dataloader.dataset, self.n_epochs, self.seed, new)
-            model.train()
-            scores = {f"refinement/heldout_nll_{name}": score for name, score in tried.items()}
-            for logger in trainer.loggers:
-                logger.log_metrics(scores, trainer.current_epoch + 1)
-        if trainer.world_size > 1:
-            result = model.state_dict(), model.reference, model.prior_width
-            weights, reference, model.prior_width = trainer.strategy.broadcast(result)
-            model.load_state_dict(weights)
-            model.reference = reference.to(model.device)
+    def refine(self, trainer: pl.Trainer, model: pl.LightningModule, n_trained: int) -> None:
+        """Refine the model, and log what was tried."""
+        data = trainer.datamodule
+        new = data.datasets["valid"] if has_new_conditions(data.trials) else None
+        model.eval()
+        tried = refine(
+            model, data.datasets["train"], self.n_epochs, self.seed, new,
+            lambda done, total: self.progress.refined(n_trained, done, total),
+        )  # fmt: skip
+        model.train()
+        scores = {f"refinement/heldout_nll_{name}": score for name, score in tried.items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(scores, trainer.current_epoch + 1)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints whole or not at all."""
+    """Write checkpoints whole or not at all.
+
+    Lightning writes through fsspec, which moves a finished file to its place. The move copies where
+    the temporary folder is on another file system, and a copy can be cut off.
+    """
 
     def save_checkpoint(
         self, checkpoint: dict, path: str | Path, storage_options: object = None
     ) -> None:
-        content = (
-            io.BytesIO()
-        )  # writing to a file, torch would replace the error of a full disk by another
+        content = io.BytesIO()  # writing to a file, torch would hide the error of a full disk
         torch.save(checkpoint, content)
         with atomic_write(path) as temporary:
             temporary.write_bytes(content.getbuffer())
 
 
 class MovableCheckpoint(ModelCheckpoint):
-    """Remember the best score also if the folder was moved since; Lightning's own would forget
-    it."""
+    """Remember the best score also if the folder was moved; Lightning's own would forget it."""
 
     def load_state_dict(self, state_dict: dict) -> None:
         def moved(path: str) -> str:
@@ -140,18 +130,16 @@ class MovableCheckpoint(ModelCheckpoint):
 
         paths = {name: moved(path) for name, path in state_dict.items() if name.endswith("_path")}
         best = {moved(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(
-            state_dict | paths | {"dirpath": self.dirpath, "best_k_models": best}
-        )
+        places = paths | {"dirpath": self.dirpath, "best_k_models": best}
+        super().load_state_dict(state_dict | places)
 
 
 def save_best_and_last(folder: Path, monitor: str) -> list[ModelCheckpoint]:
-    """Return the callbacks that save best.ckpt (weights alone, by the lowest `monitor`) and
+    """Return the callbacks that save best.ckpt (by the lowest `monitor`, weights alone) and
     last.ckpt (to resume from)."""
+    best = {"monitor": monitor, "save_weights_only": True, "save_on_train_epoch_end": False}
+    last = {"save_on_train_epoch_end": True}
     return [
-        MovableCheckpoint(
-            folder, "best", monitor=monitor, save_weights_only=True, enable_version_counter=False,
-            save_on_train_epoch_end=False,
-        ),
-        MovableCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True),
-    ]  # fmt: skip
+        MovableCheckpoint(folder, name, enable_version_counter=False, **options)
+        for name, options in (("best", best), ("last", last))
+    ]

@@ -1,13 +1,10 @@
-"""Start a training from the weights of an earlier one, as a model of all neurons that is to adapt
-to few."""
+"""Start a run from the weights of an earlier one, as a model of all neurons that adapts to few."""
 
-from typing import Literal
-
-from command_line import InputError
+from command_line import expect
 from evaluation.checkpoints import load_checkpoint
 from model import SequentialAutoencoder
+from training.flags import Part
 
-Part = Literal["encoder", "generator"]
 MODULES = {"encoder": ("encoder", "ic_linear", "input_linear"), "generator": ("decoder", "readout")}
 
 
@@ -26,19 +23,15 @@ def start_from(
         InputError: a checkpoint that cannot be read or does not fit the model, a frozen part that
             is not kept, or nothing to train.
     """
-    if not set(freeze) <= set(keep):
-        raise InputError(
-            f"--freeze {' '.join(freeze)}: expected parts that --init_parts keeps: {' '.join(keep)}"
-        )
-    if set(freeze) == set(MODULES):
-        raise InputError(f"--freeze {' '.join(freeze)}: expected a part that is left to train")
+    frozen, kept = " ".join(freeze), " ".join(keep)
+    is_kept = set(freeze) <= set(keep)
+    expect(is_kept, "--freeze", frozen, f"parts that --init_parts keeps: {kept}")
+    expect(set(freeze) != set(MODULES), "--freeze", frozen, "a part that is left to train")
     trained, _ = load_checkpoint(checkpoint)
     for name in ("n_neurons", "n_heldin", "hidden_size", "input_size"):
-        if trained.hparams.get(name) != model.hparams.get(name):
-            raise InputError(
-                f"--init_from {checkpoint}: its {name} is {trained.hparams.get(name)}; expected "
-                f"{model.hparams.get(name)}, as in this training"
-            )
+        found, expected = (hparams.get(name) for hparams in (trained.hparams, model.hparams))
+        flag = f"--init_from {checkpoint}: its {name} is"
+        expect(found == expected, flag, found, f"{expected}, as in this run")
     for part in keep:
         for name in MODULES[part]:
             module = getattr(model, name)
@@ -47,6 +40,5 @@ def start_from(
                 module.requires_grad_(part not in freeze)
     if "generator" in keep:
         model.hparams.start_at_mean_rates = False  # the readout has learned its bias
-        model.decoder.weight_ih_l0.requires_grad_(
-            model.hparams.input_size > 0 and "generator" not in freeze
-        )
+        is_driven = model.hparams.input_size > 0
+        model.decoder.weight_ih_l0.requires_grad_(is_driven and "generator" not in freeze)
