@@ -115,7 +115,7 @@ def open_study(folder: Path, seed: int) -> "optuna.Study":
 def suggest(trial: "optuna.Trial", space: Space) -> dict[str, object]:
     """Return the settings to try: first the recipe as it is, then values in the space."""
     settings = {}
-    for name, values in space.items() if trial.number > 0 else ():
+    for name, values in ({} if "is_default" in trial.user_attrs else space).items():
         if isinstance(values, list):
             settings[name] = trial.suggest_categorical(name, values)
             continue
@@ -173,10 +173,12 @@ def try_setting(config: Namespace, folder: Path, space: Space, gpu: int | None, 
 
 
 def continue_study(study: "optuna.Study") -> int:
-    """Let a study begin again what was stopped in the middle, and return how many trials ended."""
+    """Let a study begin, or begin again what was stopped, and return how many trials ended."""
+    if not study.trials:
+        study.enqueue_trial({}, user_attrs={"is_default": True})
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        optuna.storages.RetryFailedTrialCallback()(study, trial)
+        study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
     ended = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
     return sum(trial.state != TrialState.FAIL or "error" in trial.user_attrs for trial in ended)
 
@@ -191,10 +193,11 @@ def report(study: "optuna.Study", run_config: Namespace, folder: Path) -> None:
         table.sort_values("heldout_nll").to_csv(path, index=False)
     if table["heldout_nll"].isna().all():
         raise FailedWork(f"{folder}: no run came to its end; {folder / 'trials.csv'} says why")
-    best, default = study.best_trial, study.trials[0].value
+    best = study.best_trial
+    defaults = [trial.value for trial in study.trials if "is_default" in trial.user_attrs]
     found, best_yaml = set_options(run_config, best.params), folder / "best.yaml"
     options.save_config(found, best_yaml, options.make_parser())
-    as_it_is = "" if default is None else f" (the recipe as it is: {default:.4f})"
+    as_it_is = f" (the recipe as it is: {defaults[-1]:.4f})" if defaults[-1] else ""
     print(f"\nThe best: setting {best.number + 1}, held-out NLL {best.value:.4f}{as_it_is}")
     for name, value in best.params.items():
         print(f"  --{name} {value:.3g}" if isinstance(value, float) else f"  --{name} {value}")

@@ -100,6 +100,9 @@ class Done(NamedTuple):
     errors: str
 
 
+Call = Callable[..., Done]  # of a folder, a command and its options
+
+
 def run_here(folder: Path, *words: str) -> int:
     """Run a command as a user types it, `run_here(folder, "train.py", "--bandwidths", "5")`, but in
     this process. Return its status."""
@@ -114,7 +117,7 @@ def run_here(folder: Path, *words: str) -> int:
 
 
 @pytest.fixture
-def call(capfd) -> Callable:
+def call(capfd) -> Call:
     """A function that runs a command as `run_here`, and returns what it printed, too."""
 
     def call(folder: Path, *words: str) -> Done:
@@ -270,7 +273,7 @@ def copy_of_repo(tmp_path_factory) -> Path:
     return folder
 
 
-def check_command(call: Callable, folder: Path, words: list[str]) -> None:
+def check_command(call: Call, folder: Path, words: list[str]) -> None:
     """Run `python words`, a sweep for one epoch without refinement and TensorBoard; expect no error
     and no complaint."""
     if "train.py" in words and not {"--help", "--print_config", "--resume"} & set(words):

@@ -34,8 +34,7 @@ def convert(call, tmp_path) -> Callable:
         out.unlink(missing_ok=True)
         done = call(tmp_path, "convert.py", path, "--out", "a.h5", *shlex.split(options))
         assert error in done.errors
-        expected = (2, 1) if error else (0, 0)
-        assert (done.status, done.errors.count("\n")) == expected, done.errors
+        assert (done.status, done.errors.count("\n")) == ((2, 1) if error else (0, 0)), done.errors
         assert out.exists() == (not error)
         return done.output, None if error else all_spikes(out)
 
@@ -44,14 +43,6 @@ def convert(call, tmp_path) -> Callable:
 
 def all_spikes(path: Path) -> np.ndarray:
     return np.concatenate([trials.spikes for trials in read_file(path).trials.values()])
-
-
-def follow(call: Callable, folder: Path, path: str) -> str:
-    """List a session, and run the command that the list suggests, which makes yours.h5."""
-    listed = call(folder, "convert.py", path)
-    done = call(folder, *shlex.split(listed.output.split("for example: ")[1])[1:])
-    assert (listed.status, done.status, done.errors) == (0, 0, "")
-    return listed.output
 
 
 def count(starts: np.ndarray, units: tuple = range(6), bin_width=0.02, duration=1.0) -> np.ndarray:
@@ -64,20 +55,21 @@ def same_trials(found: np.ndarray, expected: np.ndarray) -> bool:
     return sorted(found) == sorted(expected)
 
 
-def test_without_out_it_lists_what_is_there_and_its_command_works(call, tmp_path, session):
-    listed = follow(call, tmp_path, session)
-    table = "table trials: 40 rows, each 1 to 1 s"
-    for expected in ("6 units", "quality", table, "cue_time, choice, block"):
-        assert expected in listed
-    assert same_trials(all_spikes(tmp_path / "yours.h5"), count(STARTS))
-
-
-@pytest.mark.parametrize("stops", ["events", "one unknown"])
-def test_the_listed_command_works_without_durations(call, tmp_path, stops):
+@pytest.mark.parametrize("stops", ["known", "events", "one unknown"])
+def test_without_out_it_lists_what_is_there_and_its_command_works(call, tmp_path, stops):
     trials = trials_of(40)
-    unknown = [*trials["stop_time"][:-1], float("nan")]
-    trials["stop_time"] = trials["start_time"] if stops == "events" else unknown
-    follow(call, tmp_path, write_nwb(tmp_path / "s.nwb", trials=trials))
+    if stops == "events":
+        trials["stop_time"] = trials["start_time"]
+    if stops == "one unknown":
+        trials["stop_time"][-1] = float("nan")
+    path = write_nwb(tmp_path / "s.nwb", trials=trials, quality=QUALITY)
+    listed = call(tmp_path, "convert.py", path).output
+    for expected in ("6 units", "quality", "table trials: 40 rows", "cue_time, choice, block"):
+        assert expected in listed
+    done = call(tmp_path, *shlex.split(listed.split("for example: ")[1])[1:])
+    assert (done.status, done.errors) == (0, "")
+    if stops == "known":
+        assert same_trials(all_spikes(tmp_path / "yours.h5"), count(STARTS))
 
 
 def test_aligned_to_an_event_with_conditions_and_chosen_units(convert, tmp_path, session):

@@ -164,6 +164,12 @@ def test_a_bin_width_that_is_none_is_refused(data_arrays, write_file, bin_width)
         read_file(write_file(data_arrays, bin_width=bin_width))
 
 
+@pytest.mark.parametrize("n_heldin", [0, 7, 2.5])
+def test_a_number_of_held_in_neurons_that_is_none_is_refused(data_arrays, write_file, n_heldin):
+    with pytest.raises(InputError, match=f"n_heldin is {n_heldin}; expected 1 to 6"):
+        read_file(write_file(data_arrays, bin_width=0.02, n_heldin=n_heldin))
+
+
 @pytest.mark.parametrize("bandwidth", [0, -3, 7])
 def test_a_bandwidth_out_of_range_is_refused(data_file, bandwidth):
     with pytest.raises(InputError, match=f"bandwidth {bandwidth}: expected 1 to 6"):

@@ -28,8 +28,7 @@ def infer(call, tmp_path, checkpoint) -> Callable:
     def infer(path: str | Path, out: str = "rates.h5", error: str = "") -> Path:
         done = call(tmp_path, "infer.py", checkpoint, str(path), "--out", out)
         assert error in done.errors
-        expected = (2, 1) if error else (0, 0)
-        assert (done.status, done.errors.count("\n")) == expected, done.errors
+        assert (done.status, done.errors.count("\n")) == ((2, 1) if error else (0, 0)), done.errors
         return tmp_path / out
 
     return infer

@@ -33,8 +33,7 @@ def infer(call, tmp_path) -> Callable:
     def infer(checkpoint: str, path: str, options: str, error: str = "") -> None:
         done = call(tmp_path, "infer.py", checkpoint, path, *options.split())
         assert error in done.errors
-        expected = (2, 1) if error else (0, 0)
-        assert (done.status, done.errors.count("\n")) == expected, done.errors
+        assert (done.status, done.errors.count("\n")) == ((2, 1) if error else (0, 0)), done.errors
 
     return infer
 

@@ -1,11 +1,14 @@
-"""Several tasks at a time, in processes of this machine or on a cluster, of which none is left."""
+"""Several tasks at a time, in processes of this machine or on a cluster.
+
+That none of these is left when a command is stopped, test_train.py (Ctrl-C) and test_resume.py
+(killed) show.
+"""
 
 import os
-import signal
 import sys
 
 import pytest
-from conftest import PATIENCE, ROOT, started
+from conftest import started
 
 from command_line import FailedWork, InputError
 from training import pool
@@ -30,34 +33,6 @@ def test_processes_hear_ctrl_c_and_end_with_a_test_that_fails(tmp_path):
     with pytest.raises(RuntimeError):
         fail(tmp_path, processes)
     assert processes[0].returncode == -9
-
-
-SLEEPERS = """
-import time
-from training.pool import work_here
-
-def sleep(key):
-    print("begun", flush=True)
-    time.sleep(1000)
-
-if __name__ == "__main__":
-    try:
-        work_here(sleep, {key: (key,) for key in range(3)}, 2)
-    except KeyboardInterrupt:
-        print("interrupted")
-"""
-
-
-@pytest.mark.parametrize(
-    ("number", "said"), [(signal.SIGINT, "interrupted\n"), (signal.SIGKILL, "")]
-)
-def test_a_command_that_is_stopped_leaves_no_worker_behind(tmp_path, number, said):
-    (tmp_path / "sleepers.py").write_text(SLEEPERS)
-    with started(tmp_path, "sleepers.py", env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
-        assert [process.stdout.readline() for _ in range(2)] == ["begun\n"] * 2
-        process.send_signal(number)
-        # ends when no process writes to its pipes any more
-        assert process.communicate(timeout=PATIENCE)[0] == said
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])

@@ -26,8 +26,7 @@ def describe(call, tmp_path) -> Callable:
     def describe(path: str, options: str = "", error: str = "") -> str:
         done = call(tmp_path, "describe.py", path, *options.split())
         assert error in done.errors
-        expected = (2, 1) if error else (0, 0)
-        assert (done.status, done.errors.count("\n")) == expected, done.errors
+        assert (done.status, done.errors.count("\n")) == ((2, 1) if error else (0, 0)), done.errors
         return done.output
 
     return describe
@@ -85,7 +84,6 @@ def test_counts_are_stored_in_little_space(tmp_path, counts, dtype, first, store
     [
         ({"spikes": np.zeros((3, 4))}, r"spikes has shape \(3, 4\)"),
         ({"spikes": np.full((9, 2, 2), -1)}, "36 negative values"),
-        ({"spikes": np.full((9, 2, 2), 0.5)}, "36 fractional values"),
         ({"observed": np.ones((9, 2, 3))}, r"observed has shape \(9, 2, 3\); expected \(9, 2, 2\)"),
         ({"condition": np.zeros(4)}, r"condition has shape \(4,\); expected \(9,\)"),
         ({"rates": np.full((9, 2, 2), np.nan)}, "rates holds negative or non-finite values"),

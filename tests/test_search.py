@@ -11,7 +11,7 @@ from conftest import RUN, SMALL, Done
 import search
 from command_line import read_table
 from model import SequentialAutoencoder
-from search import StopIfWorse, make_parser, open_study, suggest
+from search import StopIfWorse, continue_study, make_parser, open_study, suggest
 
 SPACE = {
     "model.hidden_size": [4, 8],
@@ -171,6 +171,7 @@ def test_values_are_drawn_from_the_space(tmp_path):
     config = make_parser().parse_args(["--space", str(tmp_path / "space.yaml")])
     config.space.pop("__path__", None)
     study = optuna.create_study()
+    assert continue_study(study) == 0
     assert suggest(study.ask(), config.space) == {}, "first the recipe as it is"
     settings = suggest(study.ask(), config.space)
     assert settings["model.hidden_size"] in (8, 9)

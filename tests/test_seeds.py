@@ -6,7 +6,7 @@ from evaluation.run_folders import find_checkpoints, read_results
 
 
 def test_each_seed_is_a_run_of_its_own(call, capfd, train, tmp_path):
-    done = train("--bandwidths 4 2 --seeds 2 --seed_everything 3")
+    done = train("--bandwidths 4 2 --seeds 2 --seed_everything 3 --refinement.epochs 1")
     names = ", ".join(f"bandwidth  {n} seed {seed}" for n in (4, 2) for seed in (3, 4))
     assert f"Training 4 models in {RUN}: {names}\n" in done.output
     assert "bandwidth  2 seed 4 " in done.output.replace(names, "")
@@ -17,7 +17,7 @@ def test_each_seed_is_a_run_of_its_own(call, capfd, train, tmp_path):
     assert len(find_checkpoints([str(folder)])) == 4
     assert len(find_checkpoints([str(folder / "bandwidth_02")])) == 2
 
-    train("--bandwidths 2 --seed_everything 4 --name alone")
+    train("--bandwidths 2 --seed_everything 4 --refinement.epochs 1 --name alone")
     alone = tmp_path / "lightning_logs" / "alone" / "bandwidth_02"
     together = folder / "bandwidth_02" / "seed_4"
     assert have_same_weights(alone / "best.ckpt", together / "best.ckpt")

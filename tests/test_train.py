@@ -137,7 +137,7 @@ def test_ctrl_c_leaves_a_usable_checkpoint(call, tmp_path, small_lorenz, bandwid
 )
 def test_the_last_epoch_is_always_validated(train, tmp_path, flags, validated):
     """Three steps an epoch, validated every second epoch."""
-    done = train(f"--bandwidths 3 --trainer.logger=true {flags}")
+    done = train(f"--bandwidths 3 --trainer.logger=true --refinement.epochs=1 {flags}")
     assert "nan" not in done.output
     assert list(read_history(tmp_path / RUN / "bandwidth_03", "valid/r2")) == validated
     (row,) = read_results(tmp_path / RUN)
@@ -174,7 +174,7 @@ def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, small_lorenz):
 
 
 def test_a_recording_with_other_neurons_has_bandwidths_of_its_own(train, data_file):
-    done = train(f"--data.path {data_file} --trainer.max_epochs=1")
+    done = train(f"--data.path {data_file} --trainer.max_epochs=1 --refinement.epochs=0")
     names = ", ".join(f"bandwidth  {n}" for n in (6, 3, 2, 1))
     assert f"Training 4 models in {RUN}: {names}\n" in done.output
 
@@ -200,7 +200,7 @@ def raise_in_steps(monkeypatch, error: Exception, bandwidths: tuple[int, ...]) -
 
 def test_a_bug_fails_its_run_alone(monkeypatch, train, tmp_path):
     raise_in_steps(monkeypatch, ZeroDivisionError("division by zero"), (4,))
-    done = train("--bandwidths 4 2", status=1)
+    done = train("--bandwidths 4 2 --refinement.epochs=0", status=1)
     file = RUN / "bandwidth_04" / "error.txt"
     found = f"ZeroDivisionError: division by zero (the traceback is in {file})"
     assert done.errors == f"train.py: bandwidth  4 stopped: {found}\n".replace("  ", " ")
@@ -211,7 +211,7 @@ def test_a_bug_fails_its_run_alone(monkeypatch, train, tmp_path):
 def test_a_run_that_fills_the_memory_of_a_gpu_ends_in_one_line(monkeypatch, train):
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     raise_in_steps(monkeypatch, error, (4, 2))
-    done = train("--bandwidths 4 2", status=1)
+    done = train("--bandwidths 4 2 --refinement.epochs=0", status=1)
     assert done.errors.count("the memory of the GPU is full") == 2, "both are tried"
 
 
@@ -220,5 +220,5 @@ def test_numbers_that_slow_a_cpu_down_are_taken_for_zero(train):
     torch.set_flush_denormal(False)
     small = torch.tensor(1e-38)
     assert small / 100 > 0
-    train("--bandwidths 4 --trainer.max_epochs=1")
+    train("--bandwidths 4 --trainer.max_epochs=1 --refinement.epochs=0")
     assert small / 100 == 0
