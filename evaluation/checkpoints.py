@@ -26,8 +26,9 @@ def load_checkpoint(path: str | Path) -> tuple[SequentialAutoencoder, dict]:
         hyperparameters = dict(checkpoint["hyper_parameters"])
         hyperparameters.pop("refinement", None)  # was there in earlier versions
         refuse_oversized(checkpoint, hyperparameters, path)
-        model = SequentialAutoencoder(**hyperparameters)
-        model.load_state_dict(checkpoint["state_dict"])
+        weights = checkpoint["state_dict"]
+        model = SequentialAutoencoder(**hyperparameters).to(weights["readout.weight"].dtype)
+        model.load_state_dict(weights)
         model.on_load_checkpoint(checkpoint)
         data_options = dict(checkpoint["datamodule_hyper_parameters"])
     except OSError as error:

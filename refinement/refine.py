@@ -126,7 +126,7 @@ class Progress:
 def encode_trials(
     model: SequentialAutoencoder, trials: Dataset, rows: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the encoder's initial conditions (J, H) of some trials, and their latents (J, T, H)."""
+    """Return the encoder's initial conditions (J, H) of trials, and their latents (J, T, H)."""
     parts = [trials[part].shown.to(model.readout.bias) for part in rows.split(MAX_BATCH_SIZE)]
     encoded, inputs = zip(*map(model.encode, parts), strict=True)
     encoded, inputs = torch.cat(encoded), None if inputs[0] is None else torch.cat(inputs, dim=1)

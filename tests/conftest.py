@@ -129,7 +129,7 @@ def call(capfd) -> Call:
 
 @pytest.fixture
 def train(call, tmp_path, small_lorenz, no_figures) -> Callable:
-    """A function that runs train.py on `small_lorenz` with SMALL and other options, in this process.
+    """A function that runs train.py on `small_lorenz` with SMALL and more options, in this process.
 
     The sweep is in RUN, unless the options name it otherwise. The command ends with `status`, and
     says its errors in one line.

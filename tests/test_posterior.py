@@ -1,4 +1,4 @@
-"""Bayes' rule for counts with gaps, and the priors, against plain loops and integrals over grids."""
+"""Bayes' rule for counts with gaps, and the priors, against plain loops and integrals on grids."""
 
 import math
 

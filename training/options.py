@@ -90,7 +90,7 @@ def save_config(config: Namespace, path: Path, parser: OptionParser) -> None:
 
 
 def check_options(config: Namespace) -> None:
-    """Raise InputError for values that do not go together, or that this repo does not train with."""
+    """Raise InputError for values that do not go together, or that train.py does not take."""
     trainer, is_refined = config.trainer, config.refinement.epochs > 0
     expect(trainer.max_epochs != 0, "--trainer.max_epochs", 0, "at least 1")
     has_heldout, beside = config.data.development_fraction > 0, "--refinement.epochs 0 beside it"

@@ -74,6 +74,7 @@ class WriteProgress(Callback):
         self.folder, self.start, self.began_at = folder, time.monotonic(), None
         before = read_status(folder) or Status("epoch", 0, None, None)  # if it is resumed
         self.score, self.n_validations, self.seconds = before.score, 0, before.seconds
+        self.is_refined = False
         n_fits = sum(sum(lengths) for lengths in LENGTHS.values()) + 1  # the last may be as long
         self.of_refinement = TIME_OF_AN_EPOCH * n_fits * n_refinement  # in epochs of the training
 
@@ -88,13 +89,15 @@ class WriteProgress(Callback):
         self.score, self.n_validations = f"{name} {value:6.3f}", self.n_validations + 1
 
     def on_train_epoch_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        self.write("epoch", trainer.current_epoch + 1, total_epochs(trainer))
+        if not self.is_refined:
+            self.write("epoch", trainer.current_epoch + 1, total_epochs(trainer))
 
     def on_fit_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         self.write("epoch", trainer.current_epoch, trainer.current_epoch, is_last=True)
 
     def refined(self, n_trained: int, done: int, total: int) -> None:
         """Write the progress of the refinement, after `n_trained` epochs of training."""
+        self.is_refined = True
         self.write("refinement", done, total, n_trained)
 
     def write(
