@@ -42,7 +42,7 @@ ONE_PLACE = {
 def find_files(rooms: set[str]) -> dict[str, Path]:
     """Return the Python files in rooms of the repo, by their names from its root."""
     paths = [path for room in rooms for path in (ROOT / f"{room}.py", *ROOT.glob(f"{room}/*.py"))]
-    return {path.relative_to(ROOT).as_posix(): path for path in paths if path.exists()}
+    return {path.relative_to(ROOT).as_posix(): path for path in sorted(paths) if path.exists()}
 
 
 def imports(path: Path) -> set[str]:
