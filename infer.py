@@ -155,7 +155,7 @@ def infer_file(
     else:
         stored, bin_width = open_spikes(file, bin_width)
     check_fit(model, stored, bin_width, file)
-    if model.prior.name == "encoder" and not model.hparams.input_size:
+    if not model.prior.knows_trials and not model.hparams.input_size:
         print(f"{checkpoint} has no reference trials: the encoder alone infers")
 
     about = {"bin_width": bin_width, "checkpoint": checkpoint}

@@ -25,7 +25,7 @@ from modules.initialization import init_orthogonal, log_mean_counts
 from modules.metrics import make_scores
 from modules.optimizer import make_optimizer
 from modules.posterior import Inference
-from modules.priors import Encoder, read_prior
+from modules.priors import EncoderAlone, read_prior
 
 
 def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class SequentialAutoencoder(pl.LightningModule):
         if orthogonal_start:
             init_orthogonal(self.encoder, gain=1.0)
             init_orthogonal(self.decoder, gain=1.5)
-        self.prior = Encoder()
+        self.prior = EncoderAlone()
         self.bin_width = bin_width
         self.input_dropout = input_dropout  # the refinement changes it
         self.scores = make_scores(n_neurons)
@@ -161,7 +161,7 @@ class SequentialAutoencoder(pl.LightningModule):
         return log_rates.exp() / self.bin_width
 
     def on_train_batch_start(self, batch: NamedTuple, batch_index: int) -> None:
-        self.prior = Encoder()  # any other was made with earlier weights
+        self.prior = EncoderAlone()  # any other was made with earlier weights
         if self.global_step == 0 and self.hparams.start_at_mean_rates:
             self.readout.bias.data = log_mean_counts(batch.shown).to(self.dtype)
 
@@ -202,7 +202,7 @@ class SequentialAutoencoder(pl.LightningModule):
         seen, seen_shown = (counts[..., : self.encoder.input_size] for counts in (spikes, shown))
         amortised = self(torch.cat((seen, rescale(seen_shown, seen))))
         inferred = amortised
-        if self.prior.name != "encoder":
+        if self.prior.knows_trials:
             inferred = self.infer(torch.cat((spikes, shown)))
         by_encoder, by_encoder_shown = amortised.log_rates.chunk(2)
         log_rates, log_rates_shown = inferred.log_rates.chunk(2)

@@ -121,7 +121,7 @@ def milliseconds_to_infer(
     spikes, row = data.datasets["valid"][:].spikes, {}
     reference = model.encode(data.datasets["train"][list(range(n_reference))].spikes)[0]
     for name, prior in PRIORS.items():
-        model.prior = prior() if name == "encoder" else prior(reference)
+        model.prior = prior(reference) if prior.knows_trials else prior()
         start = time.process_time()
         for batch in spikes.split(min(N_INFERRED, n_affordable(*spikes.shape[1:]))):
             model.infer(batch)

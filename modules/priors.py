@@ -32,21 +32,22 @@ DIFFERENCE = 0.02  # step of the finite differences, in standard deviations of t
 N_TOGETHER = 16  # trials whose perturbed trajectories are decoded at a time
 
 
-class Encoder(nn.Module):
-    """The encoder's guess of the initial condition, and of the inputs, if the model has any."""
+class Prior(nn.Module):
+    """How a trial is inferred."""
 
-    name = "encoder"
+    name: str
+    knows_trials = True  # reference trials, not the encoder alone
 
     def infer(self, model: nn.Module, spikes: Tensor) -> Inference:
-        """Infer trials from spikes (B, T, N)."""
-        return model(spikes)
+        """Infer trials from spikes (B, T, N), NaN = missing."""
+        raise NotImplementedError
 
     def rates_sd(self, model: nn.Module, spikes: Tensor, inference: Inference) -> Tensor | None:
         """Return the posterior standard deviation of the rates (B, T, N) in spikes/s, if known."""
         return None
 
-    def select(self, trials: Tensor) -> "Encoder":
-        """Return the same prior with some of the reference trials (J, bool)."""
+    def select(self, trials: Tensor | slice) -> "Prior":
+        """Return the same prior with some of its reference trials."""
         return self
 
     def numbers(self) -> dict[str, Tensor | float]:
@@ -54,7 +55,17 @@ class Encoder(nn.Module):
         return {}
 
 
-class Shared(Encoder):
+class EncoderAlone(Prior):
+    """The encoder guesses the initial condition, and the inputs, if the model has any."""
+
+    name = "encoder"
+    knows_trials = False
+
+    def infer(self, model: nn.Module, spikes: Tensor) -> Inference:
+        return model(spikes)
+
+
+class Shared(Prior):
     """Trials share their trajectories with the reference trials. The posterior weighs them.
 
     Args:
@@ -89,7 +100,7 @@ class Shared(Encoder):
         log_mean, mean_square = mean_trajectories(weights, log_rates, log_rates.mul(2).exp())
         return (mean_square - log_mean.mul(2).exp()).clamp(min=0).sqrt() / model.bin_width
 
-    def select(self, trials: Tensor) -> "Shared":
+    def select(self, trials: Tensor | slice) -> "Shared":
         return type(self)(**self.numbers() | {"reference": self.reference[trials]})
 
     def numbers(self) -> dict[str, Tensor | float]:
@@ -152,15 +163,17 @@ class Own(Similar):
         return torch.cat([laplace_sd(model, *batch, prior) for batch in batches]) / model.bin_width
 
 
-PRIORS = {prior.name: prior for prior in (Encoder, Shared, Similar, Own)}
+PRIORS = {prior.name: prior for prior in (EncoderAlone, Shared, Similar, Own)}
 
 
-def read_prior(checkpoint: dict) -> Encoder:
+def read_prior(checkpoint: dict) -> Prior:
     """Return the prior that a checkpoint stores."""
     if "prior" not in checkpoint:  # of an earlier version, which had a width for a name
         names = {0.0: "shared", 0.3: "similar", 2.0: "own"}
         reference = checkpoint.get("reference", ())
-        return PRIORS[names[checkpoint["prior_width"]]](reference) if len(reference) else Encoder()
+        if len(reference) == 0:
+            return EncoderAlone()
+        return PRIORS[names[checkpoint["prior_width"]]](reference)
     return PRIORS[checkpoint["prior"]["name"]](**checkpoint["prior"]["numbers"])
 
 

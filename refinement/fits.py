@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from model import SequentialAutoencoder, sbtt_loss
 from modules.optimizer import MuonAdam
 from modules.posterior import leave_one_out_loss
-from modules.priors import PRIORS, Encoder, whiten
+from modules.priors import PRIORS, EncoderAlone, Prior, whiten
 from modules.readout import merge_readout, split_readout
 from refinement.choices import (
     DRIVEN_RATE,
@@ -34,7 +34,7 @@ class Candidate(NamedTuple):
     name: str
     weights: dict[str, Tensor]  # of the model
     n_factors: int  # rank of the readout
-    prior: Encoder
+    prior: Prior
     n_epochs: int = 0  # of its fit, if it has one
 
     def install(self, model: SequentialAutoencoder, trials: Tensor | slice = slice(None)) -> None:
@@ -124,7 +124,7 @@ class Fits:
                     schedule.step()
             self.report()
             if not table.weight.abs().max() < MAX_STATE:
-                return start._replace(name="encoder", prior=Encoder())
+                return start._replace(name="encoder", prior=EncoderAlone())
         merged = readout if is_frozen else merge_readout(readout)
         weights, fitted = copy_weights(model, readout=merged), PRIORS[prior](table.weight.detach())
         return Candidate(prior, weights, start.n_factors, fitted, n_epochs)
@@ -156,6 +156,7 @@ class Fits:
                 if step % DRIVEN_STEPS == 0:
                     self.report()
         model.eval()
+        model.input_dropout = model.hparams.input_dropout
         return start._replace(name="driven", weights=copy_weights(model))
 
 

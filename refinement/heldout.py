@@ -57,8 +57,8 @@ class HeldOut:
     @torch.no_grad()
     def score(self, model: SequentialAutoencoder) -> Tensor:
         """Return the losses (D,) of what the model infers from the other counts."""
-        by_encoder = model.prior.name == "encoder"
-        shown = rescale(self.shown, self.spikes) if by_encoder else self.shown
+        knows_trials = model.prior.knows_trials  # the encoder alone needs rescaled counts
+        shown = self.shown if knows_trials else rescale(self.shown, self.spikes)
         return self.losses(model.infer(shown).log_rates)
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from model import SequentialAutoencoder
 from modules.posterior import n_affordable
-from modules.priors import Encoder
+from modules.priors import EncoderAlone
 from modules.readout import rank
 from refinement.choices import (
     DRIVEN_STEPS,
@@ -71,7 +71,7 @@ def refine(
     encoded, typical = encode_trials(model, trials, rows)
     if not encoded.abs().max() < MAX_STATE:
         return {}
-    whole = Candidate("driven", copy_weights(model), rank(model.readout), Encoder())
+    whole = Candidate("driven", copy_weights(model), rank(model.readout), EncoderAlone())
     few, *more = choose_starts(model, typical, heldout)
     parts = [(prior, part) for prior in LENGTHS for part in LENGTHS[prior]]
     lengths = sorted({(prior, max(1, round(n_epochs * part))) for prior, part in parts})
@@ -80,26 +80,26 @@ def refine(
     fits = Fits(model, trials, rows, encoded, seed, progress.advance)
     contest = Contest(model, heldout, ~has_heldout)  # like new trials, they are no reference
 
-    # Trials have trajectories of their own, or they share them; fits of several lengths.
+    # 1. Own and shared trajectories, in fits of several lengths: the best opens the contest.
     fitted = [fits.fit(few, prior, n) for prior, n in lengths]
     contest.open(fitted)
-    # Or they have similar ones, near those of others.
+    # 2. Similar trajectories, near the shared ones.
     for candidate in fitted:
         if candidate.name == "shared":
             contest.challenge(candidate.explain_by("similar"))
-    # The readout has one factor more.
+    # 3. A readout of one factor more, with the best so far; the encoder, if all fits diverged.
     for start in more:
-        if contest.best.name != "encoder":
+        if contest.best.prior.knows_trials:
             progress.total -= n_epochs - contest.best.n_epochs
             start = fits.fit(start, contest.best.name, contest.best.n_epochs)
             fitted.append(start)
         contest.challenge(start)
-    # The encoder alone is better, with inputs if the model has any.
+    # 4. The encoder alone, with inputs if the model has any.
     by_encoder = few
     if model.input_linear is not None:
         by_encoder = fits.fit_driven(whole, n_epochs * DRIVEN_STEPS)
     contest.challenge(by_encoder, ENCODER_MARGIN)
-    # Trajectories of known conditions do not explain new ones.
+    # 5. For new conditions own trajectories, from the fit that held-out counts of theirs prefer.
     tried, best = contest.tried, contest.best
     if new_conditions is not None and best.name in ("shared", "similar"):
         new_rows = spread(len(new_conditions), max(1, n_at_most // 4))
@@ -144,6 +144,6 @@ def choose_starts(
     if model.readout.weight.requires_grad:
         readouts = choose_readouts(model, typical, heldout)
     return [
-        Candidate("encoder", copy_weights(model, readout=readout), n_factors, Encoder())
+        Candidate("encoder", copy_weights(model, readout=readout), n_factors, EncoderAlone())
         for n_factors, readout in readouts.items()
     ]

@@ -15,7 +15,7 @@ from evaluation.scoring import evaluate
 from model import SequentialAutoencoder, sbtt_loss
 from modules.coordinated_dropout import mask_missing
 from modules.posterior import leave_one_out_loss
-from modules.priors import PRIORS, Encoder
+from modules.priors import PRIORS, EncoderAlone
 from modules.readout import rank
 from recordings.splitting import has_new_conditions
 from refinement.contest import Contest
@@ -213,11 +213,11 @@ def test_a_model_that_diverged_is_left_as_an_encoder(trials, model):
     model.readout.bias.data += 200.0  # rates overflow
     model.ic_linear.weight.data *= 1e30
     assert refine(model, trials, n_epochs=2, seed=0) == {}
-    assert type(model.prior) is Encoder
+    assert type(model.prior) is EncoderAlone
 
 
 def test_without_held_out_counts_the_encoder_is_kept(trials, model):
     """Nothing was observed in the trials that were to have some."""
     nothing = Trials(trials.batch.spikes, torch.zeros_like(trials.batch.heldout))
     assert refine(model, nothing, n_epochs=2, seed=0) == {}
-    assert type(model.prior) is Encoder
+    assert type(model.prior) is EncoderAlone

@@ -163,7 +163,7 @@ def test_double_precision_learns_the_same(train, tmp_path, sweep):
     for name in ("r2", "heldout_nll", "bps"):  # the refinement may choose otherwise
         assert double[name] == pytest.approx(single[name], abs=0.05)
     model, _ = load_checkpoint(tmp_path / RUN / "bandwidth_04" / "best.ckpt")
-    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float64}
 
 
 def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, small_lorenz):

@@ -5,7 +5,7 @@ import torch
 from test_posterior import WITH_REFERENCE, Linear
 
 from modules.posterior import log_likelihoods
-from modules.priors import PRIORS, Encoder, KernelDensity
+from modules.priors import PRIORS, EncoderAlone, KernelDensity
 
 
 @pytest.fixture
@@ -50,4 +50,4 @@ def test_the_less_was_observed_the_wider_it_is(trials, name):
 
 def test_the_encoder_alone_does_not_know_it(trials):
     model, spikes, _ = trials
-    assert Encoder().rates_sd(model, spikes, None) is None
+    assert EncoderAlone().rates_sd(model, spikes, None) is None

@@ -17,7 +17,7 @@ from training.flags import ROOT, Part, RefinementOptions, SweepOptions
 
 DEFAULT_CONFIG = ROOT / "configs" / "default.yaml"
 DEMO_BANDWIDTHS = [29, 25, 20, 15, 10, 5, 3, 2]  # of 29 neurons
-N_STEPS, N_BINS = 780, 62_400  # steps for the demonstration, and its time bins for training
+N_STEPS, N_DEMO_BINS = 780, 62_400  # steps for the demonstration, and its time bins for training
 LISTS = {"bandwidths": int, "init_parts": Part, "freeze": Part}  # several words after a flag
 PRECISIONS = ("32-true", "64-true", "32", "64")
 
@@ -158,7 +158,7 @@ def run_options(config: Namespace, bandwidth: int, seed: int) -> Namespace:
 def extension(data: SpikeDataModule, at_most: float) -> float:
     """Return how many times the demonstration's time bins there are to train on, from 1 on."""
     n_trials, n_bins, _ = data.trials["train"].spikes.shape
-    return min(max(n_trials * n_bins / N_BINS, 1.0), at_most)
+    return min(max(n_trials * n_bins / N_DEMO_BINS, 1.0), at_most)
 
 
 def choose_epochs(trainer: Namespace, data: SpikeDataModule) -> int | None:
@@ -180,8 +180,8 @@ def choose_refinement(config: Namespace, data: SpikeDataModule) -> int:
 
 def may_use_gpus(config: Namespace) -> bool:
     """Return whether the options let a run choose a GPU."""
-    accelerator = config.trainer.accelerator in ("auto", "gpu", "cuda")
-    return accelerator and config.trainer.devices == "auto"
+    is_allowed = config.trainer.accelerator in ("auto", "gpu", "cuda")
+    return is_allowed and config.trainer.devices == "auto"
 
 
 def choose_gpus(config: Namespace, n_runs: int) -> list[int | None]:
