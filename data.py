@@ -73,9 +73,7 @@ class MaskedTrials(Dataset):
         """Read and mask trials; raise InputError if a value cannot be right."""
         stored = self.trials
         spikes, rates = stored.spikes[rows], None if stored.rates is None else stored.rates[rows]
-        if isinstance(
-            stored.spikes, StoredArray
-        ):  # those in memory were checked when they were read
+        if isinstance(stored.spikes, StoredArray):  # others were checked when they were read
             spikes = check_counts(spikes, stored.spikes.path, stored.spikes.key)
             if rates is not None:
                 rates = check_rates(rates, stored.rates.path, stored.rates.key)

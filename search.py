@@ -87,7 +87,7 @@ def check_space(space: Space, config: Namespace) -> None:
             if not isinstance(values, list):
                 optuna.distributions.FloatDistribution(*ends, log=values.log)
             for value in ends:
-                parsed = options.make_parser().parse_object({name: value})[name]
+                parsed = options.train_parser().parse_object({name: value})[name]
                 check_by_building(set_options(config, {name: parsed}))
         except Exception as error:  # Optuna's, jsonargparse's, torch's or ours
             problem = " ".join(str(error).splitlines()[-1].split())
@@ -196,7 +196,7 @@ def report(study: "optuna.Study", run_config: Namespace, folder: Path) -> None:
     best = study.best_trial
     defaults = [trial.value for trial in study.trials if "is_default" in trial.user_attrs]
     found, best_yaml = set_options(run_config, best.params), folder / "best.yaml"
-    options.save_config(found, best_yaml, options.make_parser())
+    options.save_config(found, best_yaml, options.train_parser())
     as_it_is = f" (the recipe as it is: {defaults[-1]:.4f})" if defaults[-1] else ""
     print(f"\nThe best: setting {best.number + 1}, held-out NLL {best.value:.4f}{as_it_is}")
     for name, value in best.params.items():

@@ -57,7 +57,7 @@ def build(
     if config.init_from is not None:
         start_from(model, config.init_from, config.init_parts, config.freeze)
     # options that name classes become objects
-    given = options.make_parser().instantiate(config).trainer
+    given = options.train_parser().instantiate(config).trainer
     n_refinement = options.choose_refinement(config, data)
     progress = WriteProgress(folder, n_refinement)
     logger = given.logger
@@ -116,7 +116,7 @@ def train_run(
     use_one_thread()
     silence_lightning()
     with lock_folder(folder):
-        options.save_config(config, folder / "config.yaml", options.make_parser())
+        options.save_config(config, folder / "config.yaml", options.train_parser())
         data, model, trainer = build(config, folder, gpu, callbacks)
         try:
             trainer.fit(model, data, ckpt_path=last_checkpoint(folder), weights_only=True)
@@ -151,14 +151,13 @@ def try_run(config: Namespace, folder: Path, gpu: int | None) -> dict | FailedWo
         return FailedWork(f"{found} (the traceback is in {folder / 'error.txt'})")
 
 
-def train_sweep(config: Namespace, runs: list[Run], folder: Path) -> None:
-    """Train the runs of a sweep that have no results yet, and write and print the table.
+def train_sweep(config: Namespace, runs: list[Run], results: dict[Run, dict], folder: Path) -> None:
+    """Train the runs of a sweep that have no `results` yet, and write and print the table.
 
     Raises:
         FailedWork: a run failed.
     """
     start, say = time.perf_counter(), (lambda _: None) if config.quiet else print
-    results = {(row["bandwidth"], row["seed"]): row for row in run_folders.read_results(folder)}
     left, many = [run for run in runs if run not in results], config.seeds > 1
     names = {(n, seed): f"bandwidth {n:2}" + f" seed {seed}" * many for n, seed in left}
     folders = {
@@ -170,7 +169,7 @@ def train_sweep(config: Namespace, runs: list[Run], folder: Path) -> None:
     with show_progress({names[run]: folders[run] for run in left}, config.quiet):
         trained = do_tasks(try_run, tasks, config, folder)
     failed = {run: error for run, error in trained.items() if isinstance(error, FailedWork)}
-    results |= {run: row for run, row in trained.items() if run not in failed}
+    results = results | {run: row for run, row in trained.items() if run not in failed}
     rows = [results[run] for run in runs if run in results]
     if rows:
         write_table(folder / "results.csv", rows)
@@ -191,17 +190,20 @@ def main() -> None:
     options.check_options(config)
     if config.cluster != "local":
         connect(config.cluster)
-    runs = options.choose_runs(config)
+    runs, results = options.choose_runs(config), {}
     if folder is None:
         check_by_building(options.run_options(config, *runs[0]))
         folder = run_folders.make_sweep_folder(config.name)
         options.save_config(config, folder / "config.yaml", parser)
-    elif set(runs) <= {(row["bandwidth"], row["seed"]) for row in run_folders.read_results(folder)}:
+    else:
+        rows = run_folders.read_results(folder)
+        results = {(row["bandwidth"], row["seed"]): row for row in rows}
+    if set(runs) <= set(results):
         print(f"{folder} was trained to its end: there is nothing left to do")
         return
     with lock_folder(folder):
         try:
-            train_sweep(config, runs, folder)
+            train_sweep(config, runs, results, folder)
         except KeyboardInterrupt:
             again = f"python train.py --resume {folder}"
             raise KeyboardInterrupt(f"interrupted; continue with: {again}") from None

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from model import SequentialAutoencoder
-from modules.posterior import n_affordable
+from modules.posterior import Inference, n_affordable
 
 BATCH_SIZE = 512  # trials inferred at a time
 UNITS = {
@@ -34,15 +34,22 @@ def infer_arrays(
         has any, `inputs` (trials, time, inputs).
     """
     n_together = min(BATCH_SIZE, n_affordable(*spikes.shape[1:], model.hparams.hidden_size))
-    parts, n_inputs = [], model.hparams.input_size
+    parts = []
     for batch in torch.as_tensor(spikes, dtype=torch.float32).split(n_together):
         batch = batch.to(model.device, model.dtype)
         inferred = model.infer(batch)
-        arrays = {"rates": model.rates(inferred.log_rates), **inferred._asdict()}
-        if n_inputs and inferred.inputs is None:  # the refined decoder runs without inputs
-            arrays["inputs"] = inferred.latents.new_zeros(*batch.shape[:2], n_inputs)
-        if with_sd:
-            arrays["rates_sd"] = model.prior.rates_sd(model, batch, inferred)
-        parts.append({name: array for name, array in arrays.items() if array is not None})
-    names = [name for name in UNITS if name in parts[0]]
-    return {name: torch.cat([part[name] for part in parts]).float().cpu().numpy() for name in names}
+        sd = model.prior.rates_sd(model, batch, inferred) if with_sd else None
+        parts.append(to_arrays(model, inferred, sd))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def to_arrays(
+    model: SequentialAutoencoder, inferred: Inference, rates_sd: torch.Tensor | None = None
+) -> dict[str, np.ndarray]:
+    """Return what was inferred as the arrays of `infer_arrays`."""
+    arrays = {"rates": model.rates(inferred.log_rates), "rates_sd": rates_sd, **inferred._asdict()}
+    if model.hparams.input_size and inferred.inputs is None:  # the refined decoder has no inputs
+        shape = *inferred.latents.shape[:2], model.hparams.input_size
+        arrays["inputs"] = inferred.latents.new_zeros(shape)
+    known = {name: arrays[name] for name in UNITS if arrays[name] is not None}
+    return {name: array.float().cpu().numpy() for name, array in known.items()}

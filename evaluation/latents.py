@@ -29,10 +29,8 @@ class RecoveredLatents(NamedTuple):
 
 def fit_linear_map(latents: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Fit an affine map (H + 1, D) from latents (B, T, H) to true ones (B, T, D)."""
-    inputs = with_ones(latents)
-    return np.linalg.lstsq(inputs.reshape(-1, inputs.shape[-1]), true.reshape(-1, true.shape[-1]))[
-        0
-    ]
+    inputs, targets = (part.reshape(-1, part.shape[-1]) for part in (with_ones(latents), true))
+    return np.linalg.lstsq(inputs, targets)[0]
 
 
 def apply_map(to_true: np.ndarray, latents: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ import torch
 
 from data import SpikeDataModule
 from evaluation.baselines import bps_of_mean_over_trials, r2_of_ideal_observer, scores_of_smoothing
+from evaluation.inference import to_arrays
 from model import SequentialAutoencoder
-from modules.posterior import Inference
 
 
 @dataclass
@@ -38,8 +38,8 @@ def evaluate(
     """Score a model on the validation trials, and keep what it infers for the first of them.
 
     Returns:
-        The scores, named as in training without `valid/`; and `rates`, `latents` and, if the
-        decoder has any, `inputs` of the first `n_kept` trials, as `infer_arrays` gives them.
+        The scores, named as in training without `valid/`; and the arrays of `infer_arrays` for the
+        first `n_kept` trials.
     """
     model.eval()
     model.reset_scores()
@@ -51,15 +51,6 @@ def evaluate(
     names = kept[0] if kept else ()
     arrays = {name: np.concatenate([part[name] for part in kept])[:n_kept] for name in names}
     return model.compute_scores(), arrays
-
-
-def to_arrays(model: SequentialAutoencoder, inferred: Inference) -> dict[str, np.ndarray]:
-    """Return rates in spikes/s, latents and, if the decoder has any, inputs as float32 arrays."""
-    arrays = {"rates": model.rates(inferred.log_rates), "latents": inferred.latents}
-    if input_size := model.hparams.input_size:
-        zeros = inferred.latents.new_zeros(*inferred.latents.shape[:2], input_size)
-        arrays["inputs"] = zeros if inferred.inputs is None else inferred.inputs
-    return {name: array.float().cpu().numpy() for name, array in arrays.items()}
 
 
 def add_baselines(scores: dict[str, float], data: SpikeDataModule, checkpoint: Path) -> Score:

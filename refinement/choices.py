@@ -1,9 +1,7 @@
 """The choices of the refinement, each with its reason. docs/recipe.md has what they are worth."""
 
 # The table of initial conditions
-MAX_TRIALS = (
-    2000  # training trials in it; with more, the matrix of all pairs takes most of the time
-)
+MAX_TRIALS = 2000  # training trials in it; with more, the matrix of all pairs takes too long
 MAX_BATCH_SIZE = 208  # trials of a step; at most a third of the trials
 MAX_STATE = 1e6  # a larger initial condition has diverged; states are between -1 and 1
 
@@ -25,5 +23,3 @@ ENCODER_MARGIN = 4.0  # the encoder was trained on these trials, so its score is
 # one and two more, because the fit has yet to find the exact directions
 READOUT_MARGIN = 2.0
 MORE_FACTORS = 1, 2
-
-TIME_OF_AN_EPOCH = 0.4  # of a fit, in epochs of the training: the encoder is left out

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 from model import SequentialAutoencoder
@@ -57,5 +56,5 @@ class Contest:
         """Replace the best candidate if this one is better by `margin` standard errors."""
         losses = self.score(candidate)
         gain = self.losses - losses
-        if torch.sum(gain) > margin * standard_error(gain):
+        if gain.sum() > margin * standard_error(gain):
             self.losses, self.best = losses, candidate

@@ -19,10 +19,11 @@ from pytorch_lightning.callbacks import Callback
 from rich.progress import BarColumn, Progress, TextColumn
 
 from command_line import atomic_write
-from refinement.choices import LENGTHS, TIME_OF_AN_EPOCH
+from refinement.choices import LENGTHS
 
 FILE = "progress.json"
 PERIOD = 0.3  # s between two looks at the files
+TIME_OF_AN_EPOCH = 0.4  # of a fit, in epochs of training: the encoder is left out
 
 
 @dataclass
