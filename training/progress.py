@@ -160,20 +160,19 @@ class Lines:
 
     def __init__(self, folders: dict[str, Path]) -> None:
         self.folders, self.start, self.shown = folders, time.time(), {}
-        self.done_before = self.fraction_done()
+        self.done_before = self.fraction_done(self.read())
 
     def read(self) -> dict[str, Status]:
         """Return the status of the runs that have begun."""
         statuses = {name: read_status(folder) for name, folder in self.folders.items()}
         return {name: status for name, status in statuses.items() if status is not None}
 
-    def fraction_done(self) -> float:
+    def fraction_done(self, statuses: dict[str, Status]) -> float:
         """Return the fraction of the sweep that is done."""
-        return sum(status.fraction or 0 for status in self.read().values()) / len(self.folders)
+        return sum(status.fraction or 0 for status in statuses.values()) / len(self.folders)
 
-    def time_left(self) -> str:
+    def time_left(self, done: float) -> str:
         """Return how long the sweep still takes, at the speed since it was started or resumed."""
-        done = self.fraction_done()
         if done <= self.done_before:
             return ""
         seconds = (time.time() - self.start) * (1 - done) / (done - self.done_before)
@@ -181,12 +180,14 @@ class Lines:
 
     def update(self) -> None:
         """Print what is new."""
-        for name, status in self.read().items():
+        statuses = self.read()
+        left = self.time_left(self.fraction_done(statuses))
+        for name, status in statuses.items():
             endless = status.fraction is None
             mark = status.n_validations if endless else int(10 * status.fraction)
             if mark > self.shown.get(name, 0):
                 self.shown[name] = mark
-                print(f"{name} {status}  {status.score}  {self.time_left()}", flush=True)
+                print(f"{name} {status}  {status.score}  {left}", flush=True)
 
     def close(self) -> None:
         """End the display."""
@@ -206,7 +207,8 @@ class Bars(Lines):
 
     def update(self) -> None:
         """Draw the bars anew."""
-        for name, status in self.read().items():
+        statuses = self.read()
+        for name, status in statuses.items():
             left = ""
             if status.fraction == 1:
                 left = f"took {clock(status.seconds)}"
@@ -214,7 +216,8 @@ class Bars(Lines):
                 left = f"{clock(max(status.seconds_left - (time.time() - status.time), 0))} left"
             fields = {"stage": str(status), "score": status.score, "left": left}
             self.bars.update(self.tasks[name], completed=status.fraction or 0.0, **fields)
-        self.bars.update(self.sweep, completed=self.fraction_done(), left=self.time_left())
+        done = self.fraction_done(statuses)
+        self.bars.update(self.sweep, completed=done, left=self.time_left(done))
 
     def close(self) -> None:
         self.bars.stop()
