@@ -21,10 +21,15 @@ class InputError(Exception):
     expected."""
 
 
+def require(is_right: bool, message: str) -> None:
+    """Raise InputError with a message that says what was found and what was expected."""
+    if not is_right:
+        raise InputError(message)
+
+
 def expect(is_right: bool, flag: str, value: object, expected: str) -> None:
     """Raise InputError about the value of a flag if it is not right."""
-    if not is_right:
-        raise InputError(f"{flag} {value}: expected {expected}")
+    require(is_right, f"{flag} {value}: expected {expected}")
 
 
 class FailedWork(Exception):

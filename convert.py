@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from command_line import command_parser, expect, run, writable_folder
-from recordings.checks import require
+from command_line import command_parser, expect, require, run, writable_folder
 from recordings.nwb import describe_nwb, is_nwb
 from recordings.session import Conversion, Session, read_session
 from recordings.splitting import split_trials

@@ -21,11 +21,11 @@ import jsonargparse
 import numpy as np
 from rich.progress import Progress
 
-from command_line import InputError, atomic_write, expect, run, writable_folder
+from command_line import InputError, atomic_write, expect, require, run, writable_folder
 from evaluation.checkpoints import load_checkpoint, load_conversion
 from evaluation.inference import BATCH_SIZE, UNITS, infer_arrays
 from model import SequentialAutoencoder
-from recordings.checks import check_counts, require
+from recordings.checks import check_counts
 from recordings.hdf5 import SPLITS, Array, blocks, open_file, open_trials, read_bin_width
 from recordings.nwb import is_nwb, write_rates
 from recordings.session import Conversion, Session, read_session

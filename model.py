@@ -128,7 +128,7 @@ class SequentialAutoencoder(pl.LightningModule):
     def encode(self, spikes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Infer initial conditions (B, H) and inputs (T, B, I), if any, from spikes (B, T, N)."""
         heldin = spikes[..., : self.encoder.input_size].nan_to_num(nan=0.0)
-        final_states, states = self.encoder(heldin)
+        final_states, states = self.encoder(heldin, each_bin=self.input_linear is not None)
         initial_condition = self.dropout(self.ic_linear(self.dropout(final_states)))
         if self.input_linear is None:
             return initial_condition, None

@@ -23,7 +23,7 @@ from pytorch_lightning.callbacks import Callback
 
 from command_line import FailedWork, InputError, atomic_write, expect, run, silence_lightning
 from data import SpikeDataModule
-from evaluation.run_folders import lock_folder, make_sweep_folder, read_stopped_sweep
+from evaluation.run_folders import make_sweep_folder, open_sweep, read_stopped_sweep
 from train import check_by_building, train_run
 from training import options
 from training.pool import connect, do_tasks
@@ -243,12 +243,8 @@ def main() -> None:
     if folder is None:
         folder = make_sweep_folder(config.name)
         options.save_config(config, folder / "config.yaml", parser)
-    with lock_folder(folder):
-        try:
-            search(config, run_config, folder)
-        except KeyboardInterrupt:
-            again = f"python search.py --resume {folder}"
-            raise KeyboardInterrupt(f"interrupted; continue with: {again}") from None
+    with open_sweep(folder):
+        search(config, run_config, folder)
 
 
 if __name__ == "__main__":

@@ -201,12 +201,8 @@ def main() -> None:
     if set(runs) <= set(results):
         print(f"{folder} was trained to its end: there is nothing left to do")
         return
-    with lock_folder(folder):
-        try:
-            train_sweep(config, runs, results, folder)
-        except KeyboardInterrupt:
-            again = f"python train.py --resume {folder}"
-            raise KeyboardInterrupt(f"interrupted; continue with: {again}") from None
+    with run_folders.open_sweep(folder):
+        train_sweep(config, runs, results, folder)
 
 
 if __name__ == "__main__":

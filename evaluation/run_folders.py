@@ -6,6 +6,7 @@ bandwidth_05/seed_1.
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,17 @@ def lock_folder(folder: Path, patience: float = 5.0) -> Iterator[None]:
         raise InputError(
             f"{folder}: another process is training there; expected a sweep that was stopped"
         ) from None
+
+
+@contextlib.contextmanager
+def open_sweep(folder: Path) -> Iterator[None]:
+    """Lock the folder of a sweep or search; Ctrl-C in the block says how to continue it."""
+    with lock_folder(folder):
+        try:
+            yield
+        except KeyboardInterrupt:
+            again = f"python {Path(sys.argv[0]).name} --resume {folder}"
+            raise KeyboardInterrupt(f"interrupted; continue with: {again}") from None
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -23,12 +23,12 @@ class GRUEncoder(nn.GRU):
     def __init__(self, n_inputs: int, hidden_size: int) -> None:
         super().__init__(n_inputs, hidden_size, batch_first=True, bidirectional=True)
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, each_bin: bool = False) -> tuple[Tensor, Tensor | None]:
         """Read inputs (B, T, N) in both directions, from zeros.
 
         Returns:
-            The final states (B, 2 H), first those of the forward direction, and the states
-            (T, B, 2 H).
+            The final states (B, 2 H), first those of the forward direction, and, if `each_bin`, the
+            states (T, B, 2 H).
         """
         if not is_on_cpu(inputs):
             states, final_states = super().forward(inputs)
@@ -38,6 +38,8 @@ class GRUEncoder(nn.GRU):
         directions = zip((inputs, inputs.flip(0)), self.all_weights, strict=True)
         forward, backward = (Scan.apply(bins, start, *weights) for bins, weights in directions)
         final_states = torch.cat((forward[-1], backward[-1])).T
+        if not each_bin:
+            return final_states, None
         return final_states, torch.cat((forward, backward.flip(0)), dim=1).mT
 
 

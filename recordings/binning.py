@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from recordings.checks import require
+from command_line import require
 
 MAX_COUNTS = 2**29  # of an array: 2 GB, and six times as much memory while it is written
 ROUNDING = 1e-6  # s; times in files are rounded

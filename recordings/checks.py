@@ -9,18 +9,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from command_line import InputError
+from command_line import InputError, require
 
 MAX_TRIALS = 10**8
 MAX_TRIAL_SIZE = 2**28  # bytes of a trial as float32, or of a chunk, which is read as a whole
 MAX_COMPRESSION = 2000  # HDF5's own compression reaches 1032
 UNCHECKED_SIZE = 2**26  # bytes; smaller arrays may have any compression
-
-
-def require(is_right: bool, message: str) -> None:
-    """Raise InputError with a message that says what was found and what was expected."""
-    if not is_right:
-        raise InputError(message)
 
 
 def open_array(

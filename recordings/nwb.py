@@ -14,8 +14,7 @@ from typing import Literal
 import h5py
 import numpy as np
 
-from command_line import InputError, atomic_write
-from recordings.checks import require
+from command_line import InputError, atomic_write, require
 
 INSTALL = "pynwb is not installed; expected it for NWB files: pip install -r requirements-nwb.txt"
 

@@ -6,10 +6,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from command_line import InputError
+from command_line import InputError, require
 from recordings import nwb
 from recordings.binning import from_spike_times
-from recordings.checks import require
 from recordings.splitting import overlap_groups
 
 MAX_WINDOWS = 10**6

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from command_line import require
 from recordings.binning import ROUNDING
-from recordings.checks import require
 from recordings.hdf5 import MAX_IN_MEMORY, SPLITS, Trials
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from recordings.checks import check_shape, open_array, require
+from command_line import require
+from recordings.checks import check_shape, open_array
 from recordings.hdf5 import SPLITS, open_file
 from recordings.writing import write_recording, write_splits
 

@@ -100,6 +100,12 @@ class Done(NamedTuple):
     errors: str
 
 
+def check_end(done: Done, status: int = 0) -> Done:
+    """Expect that a command ended with a status, and said its errors in one line."""
+    assert (done.status, done.errors.count("\n")) == (status, int(status > 0)), done.errors
+    return done
+
+
 Call = Callable[..., Done]  # of a folder, a command and its options
 
 
@@ -137,10 +143,7 @@ def train(call, tmp_path, small_lorenz, no_figures) -> Callable:
 
     def train(options: str = "", status: int = 0) -> Done:
         words = f"--data.path {small_lorenz} --name run --jobs 1 {options}".split()
-        done = call(tmp_path, "train.py", *SMALL, *words)
-        expected = (status, int(status > 0))
-        assert (done.status, done.errors.count("\n")) == expected, done.errors
-        return done
+        return check_end(call(tmp_path, "train.py", *SMALL, *words), status)
 
     return train
 

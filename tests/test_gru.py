@@ -36,7 +36,7 @@ def test_encoder_is_a_bidirectional_gru():
     encoder, reference = GRUEncoder(5, 4), nn.GRU(5, 4, batch_first=True, bidirectional=True)
     reference.load_state_dict(encoder.state_dict())
     inputs = torch.randn(3, 7, 5)
-    final_states, states = encoder(inputs)
+    final_states, states = encoder(inputs, each_bin=True)
     expected_states, expected = reference(inputs)
     assert final_states.shape == (3, 8)
     torch.testing.assert_close(states, expected_states.transpose(0, 1))
@@ -69,7 +69,7 @@ def test_gradients_are_those_of_finite_differences():
     inputs = torch.randn(2, 5, 3, dtype=torch.double, requires_grad=True)
 
     def read_and_generate(inputs: Tensor, *_: Tensor) -> Tensor:
-        final_states, states = encoder(inputs)
+        final_states, states = encoder(inputs, each_bin=True)
         forward, backward = final_states.chunk(2, dim=1)
         return decoder(forward - backward, 5, states)
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 import yaml
-from conftest import RUN, SMALL, Done
+from conftest import RUN, SMALL, Done, check_end
 
 import search
 from command_line import read_table
@@ -27,10 +27,7 @@ def look(call, tmp_path, small_lorenz, no_figures) -> Callable:
         (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
         small = [*SMALL[2:], "--refinement.epochs=0", "--jobs=1", "--bandwidths=3"]
         words = f"--space space.yaml --data.path {small_lorenz} --name run {options}".split()
-        done = call(tmp_path, "search.py", *small, *words)
-        expected = (status, int(status > 0))
-        assert (done.status, done.errors.count("\n")) == expected, done.errors
-        return done
+        return check_end(call(tmp_path, "search.py", *small, *words), status)
 
     return look
 
