@@ -87,7 +87,8 @@ def plot_method(example: Example) -> Figure:
     figure.colorbar(rates, ax=inferred, label="rate (spikes/s)", **below)
     # the gradient of the loss with respect to the log-rates; in training zero at a missing count
     error = example.inferred * bin_width - example.spikes
-    colours = LinearSegmentedColormap.from_list("too low, right, too high", [BLUE, "white", ORANGE])
+    nodes = [(0, BLUE), (127 / 255, "white"), (128 / 255, "white"), (1, ORANGE)]
+    colours = LinearSegmentedColormap.from_list("too low, right, too high", nodes)
     look = {"cmap": colours.with_extremes(bad=MISSING), "vmin": -1.5, "vmax": 1.5}
     errors = show_entries(learned, error, bin_width, **look)
     figure.colorbar(errors, ax=learned, label="expected − counted spikes", extend="both", **below)
