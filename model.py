@@ -19,7 +19,12 @@ from jsonargparse.typing import (
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from modules.coordinated_dropout import coordinated_dropout, mask_missing, rescale
+from modules.coordinated_dropout import (
+    coordinated_dropout,
+    mask_missing,
+    rescale,
+    true_indices,
+)
 from modules.gru import GRUDecoder, GRUEncoder
 from modules.initialization import init_orthogonal, log_mean_counts
 from modules.metrics import make_scores
@@ -43,8 +48,8 @@ def sbtt_loss(log_rates: Tensor, spikes: Tensor) -> Tensor:
         is observed.
     """
     log_rates, spikes = log_rates.flatten(), spikes.flatten()
-    observed = ~spikes.isnan()
-    log_rates, spikes = log_rates.masked_select(observed), spikes.masked_select(observed)
+    observed = true_indices(~spikes.isnan())  # a bool index takes up to a tenth of an epoch more
+    log_rates, spikes = log_rates.index_select(0, observed), spikes.index_select(0, observed)
     return (log_rates.exp() - spikes * log_rates).sum() / max(len(spikes), 1)
 
 
