@@ -3,6 +3,7 @@
 A missing count is NaN. Letters in shapes: B trials, T time bins, N neurons.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -22,7 +23,7 @@ from command_line import expect
 from modules.coordinated_dropout import mask_missing
 from modules.posterior import n_affordable
 from recordings.checks import check_counts, check_rates
-from recordings.hdf5 import StoredArray, Trials, read_file
+from recordings.hdf5 import StoredArray, Trials, blocks, read_file
 from recordings.masks import Fill, Masks, Pattern, development_stride
 from recordings.splitting import hold_out_conditions
 
@@ -90,8 +91,8 @@ def mix_seeds(*numbers: int) -> int:
 class EpochSampler(Sampler):
     """Shuffle by seed and epoch alone, so that a resumed run sees the trials in the same order."""
 
-    def __init__(self, n_trials: int, seed: int) -> None:
-        self.n_trials, self.seed, self.epoch = n_trials, seed, 0
+    def __init__(self, n_trials: int, seed: int, epoch: int = 0) -> None:
+        self.n_trials, self.seed, self.epoch = n_trials, seed, epoch
 
     def __len__(self) -> int:
         return self.n_trials
@@ -160,16 +161,21 @@ class SpikeDataModule(pl.LightningDataModule):
         self.bin_width = bin_width = recording.bin_width  # also for the hyperparameters
         if split == "conditions":
             self.trials = hold_out_conditions(self.trials, path)
-        self.n_neurons = self.trials["train"].spikes.shape[-1]
+        self.n_neurons, self.first_epoch = self.trials["train"].spikes.shape[-1], 0
         possible = f"1 to {self.n_neurons}, the number of neurons in {path}"
         expect(
             bandwidth is None or 1 <= bandwidth <= self.n_neurons, "bandwidth", bandwidth, possible
         )
         self.save_hyperparameters()
 
-    def state_dict(self) -> dict[str, str | None]:
-        """Return what a checkpoint remembers beside the options: how a session was cut."""
-        return {"conversion": self.conversion}
+    def state_dict(self) -> dict[str, str | int | None]:
+        """Return what a checkpoint remembers beside the options: how a session was cut, the epoch
+        to continue with."""
+        return {"conversion": self.conversion, "next_epoch": self.trainer.current_epoch + 1}
+
+    def load_state_dict(self, state: dict[str, str | int | None]) -> None:
+        """Continue a run from the state of its checkpoint."""
+        self.first_epoch = state.get("next_epoch", 0)
 
     @property
     def batch_size(self) -> int:
@@ -185,6 +191,22 @@ class SpikeDataModule(pl.LightningDataModule):
     def fraction_dropped(self) -> float:
         """Fraction of the neurons that are not observed at a time step."""
         return 1 - self.n_observed / self.n_neurons
+
+    @functools.cached_property
+    def mean_counts(self) -> Tensor:
+        """Each neuron's mean count per bin (N,) in the training trials, without any mask.
+
+        A neuron without a spike has half a one. One that was never recorded has the mean of all.
+        """
+        spikes = self.trials["train"].spikes
+        sums, n_recorded = np.zeros((2, self.n_neurons))
+        for block in map(spikes.__getitem__, blocks(spikes)):
+            sums += np.nansum(block, (0, 1), dtype=float)
+            n_recorded += (~np.isnan(block)).sum((0, 1))
+        n_spikes = np.maximum(sums, 0.5)
+        of_all = n_spikes.sum() / n_recorded.sum()
+        means = np.divide(n_spikes, n_recorded, np.full_like(sums, of_all), where=n_recorded > 0)
+        return torch.from_numpy(means)
 
     def setup(self, stage: str | None = None) -> None:
         """Draw the masks. The same seed gives the same masks in any stage, order and process."""
@@ -210,7 +232,9 @@ class SpikeDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         dataset = self.datasets["train"]
-        return self._loader(dataset, self.batch_size, EpochSampler(len(dataset), self.hparams.seed))
+        # processes that load batches begin before Lightning sets the epoch
+        sampler = EpochSampler(len(dataset), self.hparams.seed, self.first_epoch)
+        return self._loader(dataset, self.batch_size, sampler)
 
     def val_dataloader(self) -> DataLoader:
         dataset = self.datasets["valid"]

@@ -159,7 +159,18 @@ class SequentialAutoencoder(pl.LightningModule):
 
     def infer(self, spikes: Tensor) -> Inference:
         """Infer from spikes (B, T, N), NaN = missing, with the prior that training chose."""
-        return self.prior.infer(self, spikes)
+        return self.prior.infer(self, self.hide_heldout(spikes))
+
+    def rates_sd(self, spikes: Tensor, inference: Inference) -> Tensor | None:
+        """Return the posterior SD (B, T, N; spikes/s) of inferred rates; None if it is unknown."""
+        return self.prior.rates_sd(self, self.hide_heldout(spikes), inference)
+
+    def hide_heldout(self, spikes: Tensor) -> Tensor:
+        """Return spikes (B, T, N) without those of the neurons that the model never sees."""
+        n_heldin = self.encoder.input_size
+        return spikes.where(
+            torch.arange(spikes.shape[2], device=spikes.device) < n_heldin, math.nan
+        )
 
     def rates(self, log_rates: Tensor) -> Tensor:
         """Convert log expected counts per bin to rates in spikes/s, of the same shape."""
@@ -189,10 +200,11 @@ class SequentialAutoencoder(pl.LightningModule):
         self.log("train/nll", nll, on_step=False, on_epoch=True, batch_size=len(batch.spikes))
         return nll + penalty
 
-    def reset_scores(self) -> None:
-        """Begin a validation."""
+    def reset_scores(self, mean_counts: Tensor | None = None) -> None:
+        """Begin a validation. `mean_counts` (N,) per bin of training are what `bps` goes beyond."""
         for score in self.scores.values():
             score.reset()
+        self.scores["bps"].mean_counts = mean_counts
 
     def score_batch(self, batch: NamedTuple) -> Inference:
         """Score what is inferred from all observed counts, and from those not held out.
@@ -201,22 +213,23 @@ class SequentialAutoencoder(pl.LightningModule):
             What is inferred from all observed counts.
         """
         batch = batch._replace(spikes=batch.spikes.to(self.dtype))
-        spikes, observed, shown = batch.spikes, ~batch.spikes.isnan(), batch.shown
-        heldout, n_heldout = mask_missing(spikes, batch.heldout), batch.heldout.sum()
+        spikes, shown = batch.spikes, self.hide_heldout(batch.shown)
+        seen, heldout = self.hide_heldout(spikes), mask_missing(spikes, batch.heldout)
+        observed, n_heldout = ~seen.isnan(), batch.heldout.sum()
         # counts are rescaled for the encoder, as in coordinated dropout; other priors need them raw
-        seen, seen_shown = (counts[..., : self.encoder.input_size] for counts in (spikes, shown))
-        amortised = self(torch.cat((seen, rescale(seen_shown, seen))))
-        inferred = amortised
+        inferred = amortised = self(torch.cat((seen, rescale(shown, seen))))
         if self.prior.knows_trials:
-            inferred = self.infer(torch.cat((spikes, shown)))
+            inferred = self.infer(torch.cat((seen, shown)))
         by_encoder, by_encoder_shown = amortised.log_rates.chunk(2)
         log_rates, log_rates_shown = inferred.log_rates.chunk(2)
 
-        self.scores["nll"].update(sbtt_loss(log_rates, spikes), observed.sum())
+        self.scores["nll"].update(sbtt_loss(log_rates, spikes), (~spikes.isnan()).sum())
         self.scores["heldout_nll"].update(sbtt_loss(log_rates_shown, heldout), n_heldout)
         nll = sbtt_loss(by_encoder_shown, heldout)
         self.scores["heldout_nll_amortised"].update(nll, n_heldout)
         self.scores["bps"].update(log_rates_shown, heldout)
+        if self.encoder.input_size < spikes.shape[2]:
+            self.scores["co_bps"].update(log_rates_shown, heldout)
         if batch.rates is not None:
             inferred_rates, true = self.rates(log_rates), batch.rates.to(self.dtype)
             self.scores["r2"].update(inferred_rates, true)
@@ -232,12 +245,10 @@ class SequentialAutoencoder(pl.LightningModule):
         for name, value in list(values.items()):
             if math.isnan(value) and not isinstance(scores[name], MeanMetric):
                 del values[name]  # no neuron has this R², or there is no spike
-        if "bps" in values and self.encoder.input_size < self.hparams.n_neurons:
-            values["co_bps"] = values["bps"]  # of held-out neurons
         return values
 
     def on_validation_epoch_start(self) -> None:
-        self.reset_scores()
+        self.reset_scores(getattr(self.trainer.datamodule, "mean_counts", None))
 
     def validation_step(self, batch: NamedTuple, batch_index: int) -> None:
         self.score_batch(batch)

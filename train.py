@@ -27,7 +27,7 @@ from data import SpikeDataModule
 from evaluation import run_folders
 from evaluation.checkpoints import load_checkpoint
 from evaluation.run_folders import LOGS, last_checkpoint, lock_folder
-from evaluation.scoring import evaluate
+from evaluation.scoring import evaluate, find_weaknesses
 from model import SequentialAutoencoder
 from modules.readout import rank
 from training import options
@@ -36,6 +36,7 @@ from training.callbacks import (
     RefineAndValidateAtTheEnd,
     SeedEachStep,
     StopIfNotFinite,
+    find_progress,
     save_best_and_last,
 )
 from training.pool import connect, do_tasks, use_one_thread
@@ -59,7 +60,6 @@ def build(
     # options that name classes become objects
     given = options.train_parser().instantiate(config).trainer
     n_refinement = options.choose_refinement(config, data)
-    progress = WriteProgress(folder, n_refinement)
     logger = given.logger
     if logger in (None, True):
         logger = make_logger(folder, last_checkpoint(folder))
@@ -74,12 +74,12 @@ def build(
             SeedEachStep(config.seed_everything),
             StopIfNotFinite(),
             Timer(given.max_time),
-            progress,
+            WriteProgress(folder, n_refinement),
             TensorBoardPages(folder, config),
             *options.as_list(given.callbacks),
             *callbacks,
             # after the callbacks that may stop the training
-            RefineAndValidateAtTheEnd(n_refinement, config.seed_everything, progress),
+            RefineAndValidateAtTheEnd(n_refinement, config.seed_everything),
         ],
     }
     return data, model, pl.Trainer(**given.as_dict() | ours)
@@ -130,6 +130,8 @@ def train_run(
             raise FailedWork(f"the training ended after {n_epochs} epochs without a validation")
         best_model = load_checkpoint(best)[0].to(model.device, model.dtype)
         scores = evaluate(best_model, data)[0]
+        for line in find_weaknesses(scores, data):
+            find_progress(trainer).note(line)
         scores = {name: scores.get(name, float("nan")) for name in SCORES}
         log_result(trainer.logger, folder, config, scores)
     timer = next(callback for callback in trainer.callbacks if isinstance(callback, Timer))

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import SpikeDataModule
+from data import Batch, SpikeDataModule
 from modules.coordinated_dropout import mask_missing
+from modules.initialization import log_mean_counts
 from modules.metrics import R2, BitsPerSpike
-from modules.posterior import posterior_weights
-from recordings.hdf5 import SPLITS, Trials
+from modules.posterior import n_affordable, posterior_weights
+from recordings.hdf5 import SPLITS, Trials, blocks
 
 KERNEL_SDS = (1, 2, 3, 5, 8, 12)  # bins
 PRIOR_WEIGHTS = (1, 3, 10, 30, 100, 300)  # bins
@@ -40,12 +41,17 @@ def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor |
 
     The rates (B, T, N; spikes/s) are the posterior mean of those of the conditions of `trials`,
     with equal priors, given the observed counts (B, T, N). No method has a smaller expected squared
-    error. None if true rates or conditions are not known.
+    error. None if true rates or conditions are not known, or if trials of a condition differ in
+    their rates.
     """
     if trials.rates is None or trials.condition is None:
         return None
-    first_trial = np.unique(trials.condition, return_index=True)[1]
-    expected_counts = torch.from_numpy(trials.rates[first_trial]).double() * bin_width
+    _, first_trial, condition = np.unique(trials.condition, return_index=True, return_inverse=True)
+    of_conditions = trials.rates[first_trial]
+    for block in blocks(trials.rates):
+        if not np.array_equal(trials.rates[block], of_conditions[condition[block]]):
+            return None
+    expected_counts = torch.from_numpy(of_conditions).double() * bin_width
     weights = posterior_weights(spikes, expected_counts.clamp(min=1e-9).log())
     return (torch.tensordot(weights, expected_counts, 1) / bin_width).float()
 
@@ -55,15 +61,15 @@ def scores_of_smoothing(data: SpikeDataModule) -> tuple[float, float]:
 
     Each neuron is smoothed with the settings that best predict its held-out counts.
     """
-    batch = data.datasets["valid"][:]
+    batch, mean = read_affordable(data, "valid"), data.mean_counts.float()
     hidden = mask_missing(batch.spikes, batch.heldout)
-    from_shown = partial(smoothed_counts, batch.shown)
+    from_shown = partial(smoothed_counts, batch.shown, mean=mean)
     chosen = choose_settings(from_shown, hidden)
-    bits = BitsPerSpike(data.n_neurons)(combine(from_shown, chosen).log(), hidden)
+    bits = bits_per_spike(combine(from_shown, chosen).log(), hidden, data)
     if batch.rates is None:
-        return math.nan, float(bits)
-    inferred = combine(partial(smoothed_counts, batch.spikes), chosen) / data.bin_width
-    return float(R2(data.n_neurons)(inferred, batch.rates)), float(bits)
+        return math.nan, bits
+    inferred = combine(partial(smoothed_counts, batch.spikes, mean=mean), chosen) / data.bin_width
+    return float(R2(data.n_neurons)(inferred, batch.rates)), bits
 
 
 def r2_of_psth(data: SpikeDataModule) -> float:
@@ -72,18 +78,19 @@ def r2_of_psth(data: SpikeDataModule) -> float:
     Each neuron is smoothed with the settings that best predict its held-out counts. NaN if rates or
     labels are not known, or a condition is not in training.
     """
-    batch = data.datasets["valid"][:]
+    batch = read_affordable(data, "valid")
     train, valid = (data.trials[split].condition for split in SPLITS)
     is_known = batch.rates is not None and train is not None and valid is not None
     if not is_known or not np.isin(valid, train).all():
         return math.nan
-    training = data.datasets["train"][:].spikes
+    training = read_affordable(data, "train").spikes
     names, indices = np.unique(train, return_inverse=True)
-    indices, of_trial = torch.from_numpy(indices), torch.from_numpy(np.searchsorted(names, valid))
+    indices = torch.from_numpy(indices[: len(training)])
+    of_trial = torch.from_numpy(np.searchsorted(names, valid[: len(batch.spikes)]))
     sums, n_observed = torch.zeros(2, len(names), *training.shape[1:])
     sums.index_add_(0, indices, training.nan_to_num(nan=0.0))
     n_observed.index_add_(0, indices, (~training.isnan()).float())
-    mean = mean_counts(training)
+    mean = data.mean_counts.float()
 
     def psth(kernel_sd: float, prior: float) -> Tensor:
         return smooth(sums, n_observed, mean, kernel_sd, prior)[of_trial]
@@ -94,15 +101,27 @@ def r2_of_psth(data: SpikeDataModule) -> float:
 
 def bps_of_mean_over_trials(data: SpikeDataModule) -> float:
     """Return the bits per spike of each bin's mean over training trials on validation trials."""
-    batch = data.datasets["valid"][:]
+    batch = read_affordable(data, "valid")
     sums, n_trials = torch.zeros(2, *batch.spikes.shape[1:])
     for training in data.train_dataloader():
         sums += training.spikes.nansum(0)
         n_trials += (~training.spikes.isnan()).sum(0)
-    mean_rates = (sums.sum(0) / n_trials.sum(0).clamp(min=1)).clamp(min=1e-6)
-    psth = (sums + mean_rates) / (n_trials + 1)  # the mean rate counts as one trial: no log of zero
+    # the mean rate counts as one trial: no log of zero
+    psth = (sums + data.mean_counts.float()) / (n_trials + 1)
     hidden = mask_missing(batch.spikes, batch.heldout)
-    return float(BitsPerSpike(data.n_neurons)(psth.log().expand(hidden.shape), hidden))
+    return bits_per_spike(psth.log().expand(hidden.shape), hidden, data)
+
+
+def read_affordable(data: SpikeDataModule, split: str) -> Batch:
+    """Return the masked trials of a split, the first ones if they are too many for memory."""
+    return data.datasets[split][: n_affordable(*data.trials[split].spikes.shape[1:])]
+
+
+def bits_per_spike(log_rates: Tensor, spikes: Tensor, data: SpikeDataModule) -> float:
+    """Return the bits per spike of counts (B, T, N) beyond the mean rates of training trials."""
+    metric = BitsPerSpike(data.n_neurons)
+    metric.mean_counts = data.mean_counts
+    return float(metric(log_rates, spikes))
 
 
 def compute_psths(
@@ -147,20 +166,18 @@ def combine(predict: Callable[..., Tensor], chosen: Tensor) -> Tensor:
     return result
 
 
-def smoothed_counts(spikes: Tensor, kernel_sd: float, prior: float) -> Tensor:
+def smoothed_counts(
+    spikes: Tensor, kernel_sd: float, prior: float, mean: Tensor | None = None
+) -> Tensor:
     """Infer expected counts per bin (B, T, N) by smoothing each neuron's observed counts in time.
 
     The mean of the counts around a bin under a Gaussian of SD `kernel_sd` (bins), shrunk towards
-    the neuron's mean over all trials with the weight of `prior` observed bins (the posterior mean
-    under a Gamma prior).
+    the neuron's `mean` (N,) with the weight of `prior` observed bins (the posterior mean under a
+    Gamma prior). None: its mean over these trials.
     """
     sums, n_observed = spikes.nan_to_num(nan=0.0), (~spikes.isnan()).float()
-    return smooth(sums, n_observed, mean_counts(spikes), kernel_sd, prior)
-
-
-def mean_counts(spikes: Tensor) -> Tensor:
-    """Return each neuron's mean count per bin (N,) over observed entries (B, T, N)."""
-    return spikes.nanmean((0, 1)).nan_to_num(nan=1.0).clamp(min=1e-6)
+    mean = log_mean_counts(spikes).exp() if mean is None else mean
+    return smooth(sums, n_observed, mean, kernel_sd, prior)
 
 
 def smooth(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from command_line import InputError
+from command_line import InputError, require
 from data import SpikeDataModule
 from model import SequentialAutoencoder
 
@@ -31,6 +31,12 @@ def load_checkpoint(path: str | Path) -> tuple[SequentialAutoencoder, dict]:
         model.load_state_dict(weights)
         model.on_load_checkpoint(checkpoint)
         data_options = dict(checkpoint["datamodule_hyper_parameters"])
+        reference = model.prior.numbers().get(
+            "reference", torch.zeros(1, model.decoder.hidden_size)
+        )
+        is_right = reference.shape[1:] == (model.decoder.hidden_size,) and len(reference) > 0
+        is_right = is_right and bool(reference.isfinite().all())
+        require(is_right, f"{path}: has a wrong table of reference trials; {expected}")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {expected}") from None
     except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, ValueError):
@@ -57,7 +63,11 @@ def load_model_and_data(
         InputError: a checkpoint or data file that cannot be read, or that do not fit each other.
     """
     model, options = load_checkpoint(checkpoint)
-    data = SpikeDataModule(**options | ({"path": data_path} if data_path else {}))
+    try:
+        data = SpikeDataModule(**options | ({"path": data_path} if data_path else {}))
+    except TypeError as error:
+        expected = "expected a checkpoint of this version of train.py"
+        raise InputError(f"{checkpoint}: options of the data: {error}; {expected}") from None
     n_neurons = model.hparams.n_neurons
     if data.n_neurons != n_neurons:
         found = f"is for {n_neurons} neurons, {data.hparams.path} has {data.n_neurons}"

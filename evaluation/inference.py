@@ -38,7 +38,7 @@ def infer_arrays(
     for batch in torch.as_tensor(spikes, dtype=torch.float32).split(n_together):
         batch = batch.to(model.device, model.dtype)
         inferred = model.infer(batch)
-        sd = model.prior.rates_sd(model, batch, inferred) if with_sd else None
+        sd = model.rates_sd(batch, inferred) if with_sd else None
         parts.append(to_arrays(model, inferred, sd))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -1,5 +1,6 @@
 """Score models on validation trials. Shapes: B trials, T time bins, N neurons."""
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def evaluate(
         first `n_kept` trials.
     """
     model.eval()
-    model.reset_scores()
+    model.reset_scores(data.mean_counts)
     kept = []
     for batch in data.val_dataloader():
         inferred = model.score_batch(batch.to(model.device))
@@ -51,6 +52,17 @@ def evaluate(
     names = kept[0] if kept else ()
     arrays = {name: np.concatenate([part[name] for part in kept])[:n_kept] for name in names}
     return model.compute_scores(), arrays
+
+
+def find_weaknesses(scores: dict[str, float], data: SpikeDataModule) -> list[str]:
+    """Return a line for each baseline that predicts held-out counts as well as the model does."""
+    bits = scores.get("bps", math.nan)
+    baselines = {"the mean rates of training": 0.0, "smoothed spikes": scores_of_smoothing(data)[1]}
+    return [
+        f"it predicts held-out counts no better than {name} ({bits:.3f} bits/spike, {theirs:.3f})"
+        for name, theirs in baselines.items()
+        if bits <= theirs
+    ]
 
 
 def add_baselines(scores: dict[str, float], data: SpikeDataModule, checkpoint: Path) -> Score:

@@ -29,6 +29,7 @@ N_NEAREST = 1  # reference trials from which an ascent starts, beside the trial'
 ASCENT_STEPS, ASCENT_RATE = 60, 0.05
 MIN_VARIANCE = 1e-4  # in directions in which the initial conditions do not differ
 DIFFERENCE = 0.02  # step of the finite differences, in standard deviations of the prior
+N_COPIES = 4  # of a trial's trajectory that an ascent keeps, for its starts and their gradients
 N_TOGETHER = 16  # trials whose perturbed trajectories are decoded at a time
 
 
@@ -136,9 +137,15 @@ class Own(Similar):
     def __init__(self, reference: Tensor, width: float = 2.0) -> None:
         super().__init__(reference, width)
 
+    def infer(self, model: nn.Module, spikes: Tensor) -> Inference:
+        n_together = n_affordable(*spikes.shape[1:], self.reference.shape[1]) // N_COPIES
+        batches = spikes.split(max(1, n_together))
+        parts = zip(*(self.infer_batch(model, batch)[:3] for batch in batches), strict=True)
+        return Inference(*map(torch.cat, parts))
+
     @torch.inference_mode(False)
     @torch.no_grad()
-    def infer(self, model: nn.Module, spikes: Tensor) -> Inference:
+    def infer_batch(self, model: nn.Module, spikes: Tensor) -> Inference:
         """Return the posterior means over what gradient ascent finds from a few starts."""
         spikes, n_bins = spikes.clone(), spikes.shape[1]  # of inference mode, it has no gradients
         known = log_likelihoods(spikes, model.decode(self.reference, n_bins)[0])
@@ -200,7 +207,10 @@ class KernelDensity:
     def sample(self, n_samples: int) -> Tensor:
         """Draw initial conditions (K, H), from all kernels in turn. Always the same ones."""
         generator = torch.Generator().manual_seed(0)
-        rows = torch.arange(n_samples) % len(self.centres)
+        n_centres = len(self.centres)
+        rows = torch.arange(n_samples) % n_centres
+        if n_samples < n_centres:
+            rows = torch.linspace(0, n_centres - 1, n_samples).long()
         noise = torch.randn(n_samples, self.centres.shape[1], generator=generator)
         points = self.centres[rows] + self.width * noise.to(self.centres)
         unwhitened = torch.linalg.solve_triangular(self.whitening, points, upper=True, left=False)
@@ -213,7 +223,10 @@ def whiten(centres: Tensor) -> tuple[Tensor, Tensor]:
     # torch.cov of one centre is NaN
     covariance = (centres - mean).T @ (centres - mean) / max(len(centres) - 1, 1)
     identity = torch.eye(len(mean)).to(covariance)
-    factor = torch.linalg.cholesky(covariance + MIN_VARIANCE * identity)
+    factor, has_failed = torch.linalg.cholesky_ex(covariance + MIN_VARIANCE * identity)
+    if has_failed:  # centres so far apart that MIN_VARIANCE is lost in rounding
+        smallest = MIN_VARIANCE + 1e-5 * covariance.trace()
+        factor = torch.linalg.cholesky_ex(covariance + smallest * identity)[0]
     return mean, torch.linalg.solve_triangular(factor, identity, upper=False).T
 
 

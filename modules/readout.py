@@ -27,7 +27,9 @@ def principal_readouts(readout: nn.Linear, latents: Tensor) -> list[nn.Linear]:
     """
     latents = latents.flatten(0, -2)
     weight, mean = readout.weight, latents.mean(0)
-    directions = torch.linalg.eigh(weight @ torch.cov(latents.T) @ weight.T).eigenvectors.flip(1)
+    directions = torch.linalg.eigh(
+        weight @ torch.cov(latents.T).view(len(mean), -1) @ weight.T
+    ).eigenvectors.flip(1)
     result = []
     for rank in range(1, min(weight.shape) + 1):
         projected = directions[:, :rank] @ (directions[:, :rank].T @ weight)

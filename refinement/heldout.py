@@ -43,10 +43,11 @@ def choose_rows(trials: Dataset, n_at_most: int) -> Tensor:
 class HeldOut:
     """D trials with held-out counts, of training or of validation."""
 
-    def __init__(self, trials: Dataset, rows: Tensor, like: Tensor) -> None:
-        chosen = trials[rows]
-        self.spikes, self.shown = chosen.spikes.to(like), chosen.shown.to(like)
-        self.target = mask_missing(self.spikes, chosen.heldout.to(like.device))
+    def __init__(self, trials: Dataset, rows: Tensor, model: SequentialAutoencoder) -> None:
+        chosen, like = trials[rows], model.readout.bias.detach()
+        spikes, self.shown = chosen.spikes.to(like), model.hide_heldout(chosen.shown.to(like))
+        self.for_encoder = rescale(self.shown, model.hide_heldout(spikes))  # as in its training
+        self.target = mask_missing(spikes, chosen.heldout.to(like.device))
         self.n_counts = chosen.heldout.sum().clamp(min=1)
 
     def losses(self, log_rates: Tensor) -> Tensor:
@@ -57,8 +58,7 @@ class HeldOut:
     @torch.no_grad()
     def score(self, model: SequentialAutoencoder) -> Tensor:
         """Return the losses (D,) of what the model infers from the other counts."""
-        knows_trials = model.prior.knows_trials  # the encoder alone needs rescaled counts
-        shown = self.shown if knows_trials else rescale(self.shown, self.spikes)
+        shown = self.shown if model.prior.knows_trials else self.for_encoder
         return self.losses(model.infer(shown).log_rates)
 
 
@@ -82,7 +82,7 @@ def choose_readouts(
         heldout: Trials that decide.
     """
     readouts = principal_readouts(model.readout, typical)
-    latents = model(rescale(heldout.shown, heldout.spikes)).latents
+    latents = model(heldout.for_encoder).latents
     losses = torch.stack([heldout.losses(readout(latents)) for readout in readouts])
     best = int(losses.sum(1).argmin())
     excess = losses - losses[best]

@@ -67,7 +67,7 @@ def refine(
     has_heldout = have_heldout(trials, rows)
     if not has_heldout.any():
         return {}
-    heldout = HeldOut(trials, rows[has_heldout], model.readout.bias.detach())
+    heldout = HeldOut(trials, rows[has_heldout], model)
     encoded, typical = encode_trials(model, trials, rows)
     if not encoded.abs().max() < MAX_STATE:
         return {}
@@ -103,7 +103,7 @@ def refine(
     tried, best = contest.tried, contest.best
     if new_conditions is not None and best.name in ("shared", "similar"):
         new_rows = spread(len(new_conditions), max(1, n_at_most // 4))
-        new = Contest(model, HeldOut(new_conditions, new_rows, heldout.spikes), title="new")
+        new = Contest(model, HeldOut(new_conditions, new_rows, model), title="new")
         new.open(c.explain_by("own") for c in fitted if c.name in ("shared", "similar"))
         tried, best = tried | new.tried, new.best
     best.install(model)

@@ -73,19 +73,33 @@ def test_the_mean_of_a_condition_is_better_than_smoothing_a_trial(small_lorenz):
     assert math.isnan(r2_of_psth(data))
 
 
+def test_there_is_no_ideal_observer_of_conditions_where_their_trials_differ(small_lorenz):
+    data = load(small_lorenz)
+    assert r2_of_ideal_observer(data) > 0.9
+    data.trials["valid"].rates[0] *= 2
+    assert math.isnan(r2_of_ideal_observer(data))
+
+
+def test_smoothing_predicts_the_mean_rates_of_neurons_that_are_not_seen(data_arrays, write_file):
+    hidden = data_arrays["train_data"].copy(), data_arrays["valid_data"].copy()
+    hidden[0][..., 4], hidden[1][..., 5] = np.nan, np.nan  # never in training; never in validation
+    data = load(write_file(data_arrays | {"train_data": hidden[0], "valid_data": hidden[1]}), 3)
+    assert all(-0.3 < score < 0.5 for score in scores_of_smoothing(data))
+    assert -0.3 < bps_of_mean_over_trials(data) < 0.5
+
+
 def test_without_truth_there_is_no_r2(data_arrays, write_file):
     data = load(write_file({key: data_arrays[key] for key in ("train_data", "valid_data")}))
     scores = scores_of_smoothing(data)[0], r2_of_psth(data), r2_of_ideal_observer(data)
     assert np.isnan(scores).all()
 
 
-def test_the_mean_over_trials_is_scored_as_the_benchmark_does(small_lorenz):
+def test_the_mean_over_trials_is_scored_beyond_the_mean_rates_of_training(small_lorenz):
     data = load(small_lorenz, 6)
     train, valid = (trials[:] for trials in data.datasets.values())
-    mean = train.spikes.nanmean((0, 1))
-    psth = (train.spikes.nansum(0) + mean) / ((~train.spikes.isnan()).sum(0) + 1)
+    null = torch.from_numpy(data.trials["train"].spikes).mean((0, 1))
+    psth = (train.spikes.nansum(0) + null) / ((~train.spikes.isnan()).sum(0) + 1)
     counts = torch.where(valid.heldout, valid.spikes, torch.nan)
-    null = counts.nanmean((0, 1))
     gain = (counts * psth.log() - psth).nansum() - (counts * null.log() - null).nansum()
     expected = float(gain / counts.nansum() / math.log(2))
     assert bps_of_mean_over_trials(data) == pytest.approx(expected, abs=1e-4)

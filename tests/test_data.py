@@ -206,3 +206,30 @@ def test_wrong_counts_are_found_when_a_file_stays_on_disk(monkeypatch, data_arra
     data = load(write_file(data_arrays))
     with pytest.raises(InputError, match="train_data holds 1 negative"):
         list(data.train_dataloader())
+
+
+def test_mean_counts_are_those_of_training_without_masks(data_arrays, write_file):
+    spikes = data_arrays["train_data"]
+    spikes[:5, :, 1], spikes[..., 2], spikes[..., 3] = np.nan, 0, np.nan
+    expected = np.nanmean(spikes.reshape(-1, 6)[:, [0, 1, 4, 5]], axis=0)
+    data = SpikeDataModule(write_file(data_arrays), bandwidth=2)
+    means = data.mean_counts.numpy()
+    np.testing.assert_allclose(means[[0, 1, 4, 5]], expected)
+    assert means[2] == 0.5 / (24 * 8), "half a spike"
+    assert means[3] == pytest.approx(np.nanmean(spikes), rel=0.01), "that of all"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_resumed_run_sees_the_order_of_its_epoch(data_file, num_workers):
+    batches = []
+    for epoch in (0, 3):
+        data = SpikeDataModule(data_file, batch_size=24, num_workers=num_workers)
+        data.load_state_dict({"next_epoch": epoch})
+        data.setup()
+        loader = data.train_dataloader()
+        batches.append(next(iter(loader)).spikes)  # before Lightning sets the epoch
+        loader.sampler.set_epoch(3)
+        batches.append(next(iter(data._loader(loader.dataset, 24, loader.sampler))).spikes)
+    assert torch.equal(batches[2].nan_to_num(), batches[3].nan_to_num())
+    assert torch.equal(batches[1].nan_to_num(), batches[3].nan_to_num())
+    assert not torch.equal(batches[0].nan_to_num(), batches[3].nan_to_num())

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from command_line import InputError
-from evaluation.checkpoints import load_checkpoint
+from evaluation.checkpoints import load_checkpoint, load_model_and_data
 from recordings.hdf5 import read_file
 
 COUNTS, KEY = np.ones((4, 3, 2), dtype=np.uint8), "train_data"
@@ -109,6 +109,13 @@ class Payload:
 
 
 HUGE = torch.zeros(1, 1).expand(3 * 10**5, 10**5)  # and takes four bytes
+
+
+def of_others(reference: torch.Tensor) -> dict:
+    """Return a prior with these reference trials."""
+    return {"name": "shared", "numbers": {"reference": reference}}
+
+
 HOSTILE_CHECKPOINTS = {
     "payload": ("state_dict", {"readout.bias": Payload()}, "is no checkpoint, or a damaged one"),
     "huge hidden size": ("hyper_parameters", {"hidden_size": 10**6}, "declares"),
@@ -117,6 +124,9 @@ HOSTILE_CHECKPOINTS = {
     "huge old reference": ("reference", HUGE, "declares"),
     "no weights": ("state_dict", None, "lacks the weights"),
     "numbers for weights": ("state_dict", {"readout.bias": 3}, "lacks the weights"),
+    "a list for weights": ("state_dict", [1, 2], "lacks the weights"),
+    "a reference of others": ("prior", of_others(torch.ones(4, 3)), "has a wrong table of ref"),
+    "a reference of NaN": ("prior", of_others(torch.full((4, 8), torch.nan)), "has a wrong table"),
     "a list for a prior": ("prior", [1, 2], "lacks the weights"),
     "wrong hyperparameters": ("hyper_parameters", {"hidden_size": "many"}, "lacks the weights"),
     "a list for a table": ("hyper_parameters", [1, 2], "lacks the weights"),
@@ -148,3 +158,11 @@ def test_a_packed_checkpoint_is_refused(tmp_path, checkpoint):
             packed.writestr(part.filename, ours.read(part.filename), zipfile.ZIP_DEFLATED)
     with pytest.raises(InputError, match=r"packed\.ckpt: is no checkpoint"):
         load_checkpoint(path)
+
+
+def test_unknown_options_of_the_data_are_named(tmp_path, checkpoint):
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    content["datamodule_hyper_parameters"]["colour"] = "blue"
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match="options of the data: .*'colour'; expected a checkpoint"):
+        load_model_and_data(tmp_path / "other.ckpt")

@@ -68,6 +68,24 @@ def test_a_neuron_without_any_spike_has_no_bits_per_spike():
     assert metric.per_neuron().isnan().tolist() == [False, True]
 
 
+def test_without_any_spike_there_is_no_score():
+    metric = BitsPerSpike(2)
+    metric.update(torch.zeros(3, 5, 2), torch.zeros(3, 5, 2))
+    assert metric.compute().isnan()
+
+
+def test_bits_per_spike_beyond_given_mean_rates():
+    """Of one spike in ten bins: a model that knows the mean rate of training has no bits."""
+    metric, spikes = BitsPerSpike(1), torch.zeros(1, 10, 1)
+    spikes[0, 3] = 1.0
+    for mean_counts, expected in ((None, -0.443), (torch.tensor([0.2]), 0.0)):
+        metric.reset()
+        metric.mean_counts = mean_counts
+        metric.update(torch.full_like(spikes, 0.2).log(), spikes)
+        assert float(metric.compute()) == pytest.approx(expected, abs=1e-3)
+        assert metric.per_neuron().tolist() == pytest.approx([expected], abs=1e-3)
+
+
 def test_mean_rates_have_zero_bits_per_spike():
     spikes = torch.poisson(some_rates(0) / 20, torch.Generator().manual_seed(0))
     metric = BitsPerSpike(4)

@@ -34,6 +34,7 @@ def parse(*words: str) -> options.Namespace:
         ("--data.development_fraction 0.7", "--data.development_fraction"),
         ("--data.development_fraction 0", "--refinement.epochs 0 beside it"),
         ("--data.num_workers -1", "--data.num_workers"),
+        ("--trainer.fast_dev_run true", "--trainer.fast_dev_run True: expected none"),
         (
             "--trainer.callbacks EarlyStopping --trainer.callbacks.monitor valid/r2",
             "EarlyStopping: stops before the refinement",
@@ -81,6 +82,7 @@ def test_wrong_options_are_named_before_anything_starts(call, tmp_path, data_fil
         "train.py --bandwidths 2.5",
         "train.py --no_such_flag 1",
         "train.py --config none.yaml",
+        f"train.py --config {ROOT}/lorenz_data.h5",
         "plot_results.py --no_such_flag",
         "plot_results.py no_such_run",
         "simulate.py --neurons many",

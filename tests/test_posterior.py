@@ -134,6 +134,8 @@ def test_whitened_centres_have_unit_covariance_also_if_they_are_few_or_equal():
     torch.testing.assert_close(covariance, torch.eye(3), atol=1e-3, rtol=1e-3)
     for few in (centres[:1], centres[:2], centres[:1].expand(4, -1)):
         assert KernelDensity(few, 1.0).log_density(centres).isfinite().all()
+    far_apart = 1e6 * torch.randn(4, 60, generator=torch.Generator().manual_seed(0))
+    assert all(part.isfinite().all() for part in whiten(far_apart))
 
 
 def test_samples_of_the_kernel_density_lie_around_its_centres():
@@ -142,6 +144,8 @@ def test_samples_of_the_kernel_density_lie_around_its_centres():
     torch.testing.assert_close(samples.mean(0), centres.mean(0), atol=0.05, rtol=0)
     expected = (1 + 0.3**2) * torch.cov(centres.T)
     torch.testing.assert_close(torch.cov(samples.T), expected, atol=0.1, rtol=0.05)
+    few = KernelDensity(centres, 1e-6).sample(5)  # of fewer samples, each is of another centre
+    torch.testing.assert_close(few, centres[[0, 12, 24, 36, 49]], atol=1e-3, rtol=0)
     around = (samples[::50] - centres[0]) @ whiten(centres)[1]  # in turn, each centre has a sample
     torch.testing.assert_close(around.std(0), torch.full((3,), 0.3), atol=0.04, rtol=0)
 
@@ -200,12 +204,15 @@ def test_samples_between_trajectories_explain_a_trial_better_where_none_is_the_t
 
 
 @pytest.mark.parametrize("name", WITH_REFERENCE)
-def test_trials_are_explained_alike_one_by_one_and_in_inference_mode(name):
+def test_trials_are_explained_alike_one_by_one_and_in_inference_mode(monkeypatch, name):
     model, generator = Linear(), torch.Generator().manual_seed(1)
     prior = PRIORS[name](torch.randn(20, 2, generator=generator))
     spikes = model.draw(torch.randn(5, 2, generator=generator), generator)
     together = prior.infer(model, spikes)
+    if name == "own":  # a few trials at a time
+        monkeypatch.setattr("modules.posterior.MAX_ENTRIES", 400)
     with torch.inference_mode():
+        torch.testing.assert_close(prior.infer(model, spikes)[0], together[0], rtol=1e-3, atol=1e-3)
         apart = [prior.infer(model, trial.unsqueeze(0).clone()) for trial in spikes]
     for parts, joined in zip(list(zip(*apart, strict=True))[:3], together[:3], strict=True):
         torch.testing.assert_close(torch.cat(parts), joined, rtol=1e-3, atol=1e-3)

@@ -174,7 +174,7 @@ def test_a_fit_lowers_the_loss_of_what_it_sees_and_sees_no_held_out_count(trials
 
 
 def test_a_contest_keeps_what_is_better_by_a_margin(monkeypatch, trials, model):
-    contest = Contest(model, HeldOut(trials, torch.arange(16), model.readout.bias))
+    contest = Contest(model, HeldOut(trials, torch.arange(16), model))
     losses = {"best": 1.0, "worse": 2.0, "slightly better": 0.9, "better": 0.5}
     noise = torch.linspace(-1, 1, 16)
     monkeypatch.setattr(contest, "score", lambda name: losses[name] + noise * (name == "best"))

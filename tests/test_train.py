@@ -3,6 +3,7 @@
 import re
 import signal
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,6 +12,7 @@ from conftest import (
     ROOT,
     RUN,
     SMALL,
+    check_end,
     have_same_weights,
     read_history,
     started,
@@ -213,6 +215,43 @@ def test_a_run_that_fills_the_memory_of_a_gpu_ends_in_one_line(monkeypatch, trai
     raise_in_steps(monkeypatch, error, (4, 2))
     done = train("--bandwidths 4 2 --refinement.epochs=0", status=1)
     assert done.errors.count("the memory of the GPU is full") == 2, "both are tried"
+
+
+def test_a_checkpoint_cut_short_fails_its_run_alone(train, call, tmp_path):
+    train("--bandwidths 4 2 --refinement.epochs=0")
+    results, last = tmp_path / RUN / "results.csv", tmp_path / RUN / "bandwidth_04" / "last.ckpt"
+    results.unlink()
+    last.write_bytes(last.read_bytes()[:1000])
+    done = call(tmp_path, "train.py", "--resume", str(RUN), "--jobs", "1")
+    assert check_end(done, 1).errors.startswith("train.py: bandwidth 4 stopped: ")
+    assert [row["bandwidth"] for row in read_results(tmp_path / RUN)] == [2]
+
+
+@pytest.mark.parametrize("n_units", [1, 2])
+def test_a_model_of_one_or_two_units_is_refined_and_drawn(train, tmp_path, n_units):
+    train(f"--bandwidths 4 --trainer.max_epochs=1 --model.hidden_size={n_units}")
+    assert len(read_results(tmp_path / RUN)) == 1
+
+
+def test_without_held_out_counts_the_observed_ones_choose_and_it_is_said(
+    train, tmp_path, data_arrays, write_file
+):
+    """A test set whose held-out neurons are not published, and training trials without any."""
+    data_arrays["valid_data"][..., 4:] = np.nan
+    data_arrays["train_data"][::4] = np.nan
+    path = write_file(data_arrays, bin_width=0.02, n_heldin=4)
+    done = train(f"--data.path {path} --bandwidths 6")
+    said = [line for line in done.output.splitlines() if line.startswith("bandwidth  6: ")]
+    assert ["is held out, so best.ckpt" in said[0], "was not refined" in said[1]] == [True] * 2
+    best = torch.load(tmp_path / RUN / "bandwidth_06" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == 3, "the last of four, which only get better"
+
+
+def test_what_predicts_no_better_than_the_mean_rates_says_so(train):
+    words = "--bandwidths 2 --trainer.max_epochs=1 --refinement.epochs=0 --model.learning_rate=1e-9"
+    said = "bandwidth  2: it predicts held-out counts no better than the mean rates of training"
+    assert said in train(words).output
+    assert said not in train("--bandwidths 12 --name other --trainer.max_epochs=20").output
 
 
 def test_numbers_that_slow_a_cpu_down_are_taken_for_zero(train):

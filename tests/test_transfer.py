@@ -60,6 +60,7 @@ def test_a_checkpoint_of_an_earlier_version_is_read(call, tmp_path):
     [
         ("--init_from none.ckpt", "none.ckpt: cannot be read"),
         ("--init_from TRAINED --model.hidden_size 9", "its hidden_size is 8: expected 9"),
+        ("--init_from TRAINED --data.bin_width 0.01", "its bin_width is 0.02: expected 0.01"),
         (
             "--init_from TRAINED --init_parts encoder --freeze generator",
             "--freeze generator: expected parts",

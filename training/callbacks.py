@@ -12,8 +12,15 @@ from torch import Tensor
 from command_line import FailedWork, atomic_write
 from data import mix_seeds
 from recordings.splitting import has_new_conditions
+from refinement.choices import MAX_BATCH_SIZE
+from refinement.heldout import have_heldout
 from refinement.refine import refine
 from training.progress import WriteProgress
+
+
+def find_progress(trainer: pl.Trainer) -> WriteProgress:
+    """Return what writes the progress of the trainer's run."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, WriteProgress))
 
 
 class SeedEachStep(Callback):
@@ -70,11 +77,10 @@ class RefineAndValidateAtTheEnd(Callback):
     Args:
         n_epochs: Epochs of the refinement. 0: none.
         seed: Its seed.
-        progress: Is told the progress of the refinement.
     """
 
-    def __init__(self, n_epochs: int, seed: int, progress: WriteProgress) -> None:
-        self.n_epochs, self.seed, self.progress = n_epochs, seed, progress
+    def __init__(self, n_epochs: int, seed: int) -> None:
+        self.n_epochs, self.seed = n_epochs, seed
 
     def on_train_batch_end(self, trainer: pl.Trainer, model: pl.LightningModule, *_) -> None:
         # that have ended
@@ -92,14 +98,17 @@ class RefineAndValidateAtTheEnd(Callback):
 
     def refine(self, trainer: pl.Trainer, model: pl.LightningModule, n_trained: int) -> None:
         """Refine the model, and log what was tried."""
-        data = trainer.datamodule
+        data, progress = trainer.datamodule, find_progress(trainer)
         new = data.datasets["valid"] if has_new_conditions(data.trials) else None
         model.eval()
         tried = refine(
             model, data.datasets["train"], self.n_epochs, self.seed, new,
-            lambda done, total: self.progress.refined(n_trained, done, total),
+            lambda done, total: progress.refined(n_trained, done, total),
         )  # fmt: skip
         model.train()
+        if not tried:
+            why = "no training trial with held-out counts was observed, or the model diverged"
+            progress.note(f"it was not refined: {why}")
         scores = {f"refinement/heldout_nll_{name}": score for name, score in tried.items()}
         for logger in trainer.loggers:
             logger.log_metrics(scores, trainer.current_epoch + 1)
@@ -123,6 +132,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 class MovableCheckpoint(ModelCheckpoint):
     """Remember the best score also if the folder was moved; Lightning's own would forget it."""
+
+    def setup(self, trainer: pl.Trainer, model: pl.LightningModule, stage: str) -> None:
+        """Choose by the observed counts of validation if none of them are held out."""
+        super().setup(trainer, model, stage)
+        trials, is_by_heldout = trainer.datamodule.datasets["valid"], "heldout" in str(self.monitor)
+        batches = torch.arange(len(trials)).split(MAX_BATCH_SIZE)
+        if is_by_heldout and not any(have_heldout(trials, rows).any() for rows in batches):
+            self.monitor = "valid/nll"
+            find_progress(trainer).note(
+                "no count of the validation trials is held out, so best.ckpt is the one with the "
+                "lowest valid/nll, on counts that the model sees"
+            )
 
     def load_state_dict(self, state_dict: dict) -> None:
         def moved(path: str) -> str:

@@ -11,7 +11,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt
 
-from command_line import Help, atomic_write, expect
+from command_line import Help, InputError, atomic_write, expect
 from data import SpikeDataModule
 from model import SequentialAutoencoder
 from training.flags import ROOT, Part, RefinementOptions, SweepOptions
@@ -27,7 +27,10 @@ class OptionParser(ArgumentParser):
     """A parser whose options a checkpoint can store, and that knows an option by its old name."""
 
     def parse_args(self, *args, **kwargs) -> Namespace:
-        return simplify(super().parse_args(*args, **kwargs))
+        try:
+            return simplify(super().parse_args(*args, **kwargs))
+        except UnicodeDecodeError:
+            raise InputError("--config: the file is no text; expected options in YAML") from None
 
     def parse_path(self, *args, **kwargs) -> Namespace:
         return simplify(super().parse_path(*args, **kwargs))
@@ -111,6 +114,8 @@ def check_options(config: Namespace) -> None:
     expect(is_right, "--freeze", " ".join(config.freeze), "--init_from CHECKPOINT beside it")
     is_right = trainer.precision is None or str(trainer.precision) in PRECISIONS
     expect(is_right, "--trainer.precision", trainer.precision, "32-true or 64-true")
+    found, at_most = "--trainer.fast_dev_run", "none: it scores nothing (--trainer.max_epochs 1)"
+    expect(not trainer.fast_dev_run, found, trainer.fast_dev_run, at_most)
     one = "1: a model trains on one device, several models (--bandwidths, --seeds) on all there are"
     expect(is_one_device(trainer.devices), "--trainer.devices", trainer.devices, one)
     expect(trainer.num_nodes == 1, "--trainer.num_nodes", trainer.num_nodes, f"{one} (--cluster)")

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -39,6 +39,7 @@ class Status:
     seconds: float = 0.0  # that the run has taken
     seconds_left: float | None = None
     time: float = 0.0  # of writing (s since 1970)
+    notes: list[str] = field(default_factory=list)  # to read at the end of the sweep
 
     def __str__(self) -> str:
         of = "" if self.total is None else f"/{self.total}"
@@ -73,8 +74,8 @@ class WriteProgress(Callback):
 
     def __init__(self, folder: Path, n_refinement: int) -> None:
         self.folder, self.start, self.began_at = folder, time.monotonic(), None
-        before = read_status(folder) or Status("epoch", 0, None, None)  # if it is resumed
-        self.score, self.n_validations, self.seconds = before.score, 0, before.seconds
+        self.status = read_status(folder) or Status("epoch", 0, None, None)  # if it is resumed
+        self.score, self.n_validations, self.seconds = self.status.score, 0, self.status.seconds
         self.is_refined = False
         n_fits = sum(sum(lengths) for lengths in LENGTHS.values()) + 1  # the last may be as long
         self.of_refinement = TIME_OF_AN_EPOCH * n_fits * n_refinement  # in epochs of the training
@@ -118,11 +119,23 @@ class WriteProgress(Callback):
         seconds = time.monotonic() - self.start
         if fraction is not None and fraction > self.began_at:  # epochs before a resume took no time
             left = seconds * (1 - fraction) / (fraction - self.began_at)
-        status = Status(stage, done, total, fraction, self.score, self.n_validations)
-        status.seconds, status.seconds_left = self.seconds + seconds, left
-        status.time = time.time()
+        notes, status = self.status.notes, Status(stage, done, total, fraction, self.score)
+        self.status = replace(
+            status, n_validations=self.n_validations, seconds=self.seconds + seconds,
+            seconds_left=left, time=time.time(), notes=notes,
+        )  # fmt: skip
+        self.save()
+
+    def note(self, text: str) -> None:
+        """Leave a line to be read at the end of the sweep."""
+        if text not in self.status.notes:  # of the same run before it was stopped
+            self.status.notes.append(text)
+            self.save()
+
+    def save(self) -> None:
+        """Write the status to its file."""
         with atomic_write(self.folder / FILE) as path:
-            path.write_text(json.dumps(asdict(status)), encoding="utf-8")
+            path.write_text(json.dumps(asdict(self.status)), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -190,7 +203,10 @@ class Lines:
                 print(f"{name} {status}  {status.score}  {left}", flush=True)
 
     def close(self) -> None:
-        """End the display."""
+        """End the display with the notes of the runs."""
+        for name, status in self.read().items():
+            for note in status.notes:
+                print(f"{name}: {note}", flush=True)
 
 
 class Bars(Lines):
@@ -221,3 +237,4 @@ class Bars(Lines):
 
     def close(self) -> None:
         self.bars.stop()
+        super().close()

@@ -1,5 +1,7 @@
 """Start a run from the weights of an earlier one, as a model of all neurons that adapts to few."""
 
+import math
+
 from command_line import expect
 from evaluation.checkpoints import load_checkpoint
 from model import SequentialAutoencoder
@@ -28,10 +30,11 @@ def start_from(
     expect(is_kept, "--freeze", frozen, f"parts that --init_parts keeps: {kept}")
     expect(set(freeze) != set(MODULES), "--freeze", frozen, "a part that is left to train")
     trained, _ = load_checkpoint(checkpoint)
-    for name in ("n_neurons", "n_heldin", "hidden_size", "input_size"):
+    for name in ("n_neurons", "bin_width", "n_heldin", "hidden_size", "input_size"):
         found, expected = (hparams.get(name) for hparams in (trained.hparams, model.hparams))
         flag = f"--init_from {checkpoint}: its {name} is"
-        expect(found == expected, flag, found, f"{expected}, as in this run")
+        is_right = found == expected or (name == "bin_width" and math.isclose(found, expected))
+        expect(is_right, flag, found, f"{expected}, as in this run")
     for part in keep:
         for name in MODULES[part]:
             module = getattr(model, name)
