@@ -132,7 +132,8 @@ class SpikeDataModule(pl.LightningDataModule):
             refinement selects models on these.
         bin_width: Width of a time bin (s). None: the file's attribute. If the file's rates are per
             ms: the width in ms.
-        seed: Seed of the masks and of the order of the trials.
+        seed: Seed of the order of the trials.
+        mask_seed: Seed of the masks. None: that of the run, so that each seed has masks of its own.
         num_workers: Processes that load batches. 0: none but the run's own; small data are then
             kept on its GPU, if any.
 
@@ -152,6 +153,7 @@ class SpikeDataModule(pl.LightningDataModule):
         development_fraction: AtMostHalf = 0.25,
         bin_width: float | None = None,
         seed: int = 0,
+        mask_seed: NonNegativeInt | None = None,
         num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
@@ -214,10 +216,11 @@ class SpikeDataModule(pl.LightningDataModule):
         n_train = len(self.trials["train"].spikes)
         strides = {"train": development_stride(n_train, options.development_fraction), "valid": 1}
         first_heldout = self.n_heldin if self.n_heldin < n_neurons else None
+        mask_seed = options.seed if options.mask_seed is None else options.mask_seed
         self.datasets = {}
         for number, (split, trials) in enumerate(self.trials.items()):
             masks = Masks(
-                seeds=[options.seed, number],
+                seeds=[mask_seed, number],
                 bandwidth=options.bandwidth,
                 heldout_fraction=options.heldout_fraction,
                 stride=strides[split],

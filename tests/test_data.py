@@ -43,6 +43,16 @@ def test_masks_are_the_same_in_every_stage_and_differ_between_splits_and_seeds(d
     assert not torch.equal(first[1], masks(1, "fit")[1])
 
 
+def test_masks_have_a_seed_of_their_own_if_it_is_given(data_file):
+    shown = []
+    for seed, mask_seed in ((0, None), (5, 0), (5, None)):
+        data = SpikeDataModule(data_file, 2, seed=seed, mask_seed=mask_seed)
+        data.setup()
+        shown.append(data.datasets["train"][:].shown.isnan())
+    assert torch.equal(shown[0], shown[1])
+    assert not torch.equal(shown[0], shown[2])
+
+
 def test_held_out_entries_are_observed_ones_of_validation(data_file):
     trials = load(data_file, bandwidth=4, heldout_fraction=0.25).datasets["valid"][:]
     assert not (trials.heldout & trials.spikes.isnan()).any()
