@@ -32,6 +32,11 @@ def expect(is_right: bool, flag: str, value: object, expected: str) -> None:
     require(is_right, f"{flag} {value}: expected {expected}")
 
 
+def number_of(n: int, noun: str) -> str:
+    """Return a number with its noun: 1 trial, 2 trials."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
 class FailedWork(Exception):
     """Work that failed although the input was right. The message says what happened."""
 

@@ -92,16 +92,12 @@ def convert_tensors(
         splits, n_heldin = read_nlb(tensors) if is_nlb else read_lfads_torch(tensors, bin_width)
         has_evaluation = any(key.startswith("eval_spikes") for key in tensors.files)
     spikes, attributes = splits["train"]["data"], {"source": ", ".join(paths)}
-    n_bins, n_neurons = spikes.shape[1:]
-    report = f"{out}: trials of {n_bins} bins of {bin_width:g} s, {n_neurons} neurons"
-    if n_heldin < n_neurons:
+    if n_heldin < spikes.shape[2]:
         attributes["n_heldin"] = n_heldin
-        report += f", the last {n_neurons - n_heldin} of them never seen by the encoder"
     if "valid" in splits:
-        write_splits(out, splits, bin_width, attributes)
-        return report
+        return write_splits(out, splits, bin_width, attributes)
     split = {"valid_fraction": valid_fraction, "seed": seed}
-    write_recording(out, spikes, bin_width, attributes=attributes, **split)
+    report = write_recording(out, spikes, bin_width, attributes=attributes, **split)
     if has_evaluation:
         why = "their held-out counts are not there (--also FILE)"
         report += f"\nevaluation trials were left out: {why}"
