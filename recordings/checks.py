@@ -19,7 +19,11 @@ UNCHECKED_SIZE = 2**26  # bytes; smaller arrays may have any compression
 
 
 def open_array(
-    file: h5py.File, path: str | Path, key: str, shape: tuple[int, ...] | None = None
+    file: h5py.File,
+    path: str | Path,
+    key: str,
+    shape: tuple[int, ...] | None = None,
+    kinds: str = "buif",
 ) -> h5py.Dataset | None:
     """Return an array of an open file without reading it; None if the file has no such key.
 
@@ -33,7 +37,7 @@ def open_array(
     require(is_here, f"{name} is a link to another place; expected the array itself")
     array = file[key]
     is_array = isinstance(array, h5py.Dataset) and array.shape is not None
-    is_numeric = is_array and array.dtype.kind in "buif"
+    is_numeric = is_array and array.dtype.kind in kinds
     require(is_numeric, f"{name} is not an array of numbers; expected counts, rates or labels")
     is_here = not (array.is_virtual or array.external)
     require(is_here, f"{name} lies in another file; expected the array itself")

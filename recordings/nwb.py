@@ -15,6 +15,8 @@ import h5py
 import numpy as np
 
 from command_line import InputError, atomic_write, require
+from recordings.binning import ROUNDING
+from recordings.hdf5 import open_to_write
 
 INSTALL = "pynwb is not installed; expected it for NWB files: pip install -r requirements-nwb.txt"
 
@@ -60,7 +62,9 @@ def open_nwb(path: str | Path, mode: Literal["r", "r+"] = "r") -> Iterator:
     with warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")  # about cached schemas
         try:
-            session = stack.enter_context(NWBHDF5IO(path, mode, load_namespaces=True))
+            file = h5py.File(path) if mode == "r" else open_to_write(path, mode)
+            file = stack.enter_context(file)
+            session = stack.enter_context(NWBHDF5IO(mode=mode, file=file, load_namespaces=True))
             nwb = session.read()
         except Exception as error:  # pynwb raises what its validators raise
             message = f"pynwb cannot read it ({error}); expected a valid NWB file"
@@ -104,7 +108,7 @@ def read_column(table, name: str, path: str | Path, flag: str) -> np.ndarray:
     return columns[name]
 
 
-def unit_ids(nwb) -> np.ndarray:
+def read_unit_ids(nwb) -> np.ndarray:
     """Return the ids of the units; their rows if an id repeats, as after probes were merged."""
     ids = np.asarray(nwb.units.id[:])
     return ids if len(np.unique(ids)) == len(ids) else np.arange(len(ids))
@@ -134,7 +138,7 @@ def read_units(
     has_units = nwb.units is not None and len(nwb.units) and "spike_times" in nwb.units.colnames
     require(has_units, f"{path}: has no units with spike_times; expected sorted spikes")
     has_intervals, notes, times, intervals = "obs_intervals" in nwb.units.colnames, [], [], []
-    for row, unit in enumerate(unit_ids(nwb)):
+    for row, unit in enumerate(read_unit_ids(nwb)):
         given = np.asarray(nwb.units["spike_times"][row], dtype=float)
         finite = given[np.isfinite(given)]
         if len(finite) < len(given):
@@ -198,36 +202,50 @@ def describe_nwb(path: str | Path) -> str:
     return "\n".join([*lines, f"\nIt can be converted, for example: {command}"])
 
 
-def write_rates(
+def write_inferred(
     path: str | Path,
     out: str | Path,
-    rates: np.ndarray,
+    series: dict[str, tuple[np.ndarray, str]],
     times: np.ndarray,
     unit_ids: list[int],
     description: str,
 ) -> None:
-    """Write a copy of a session with a TimeSeries `rates` in the processing module `sbtt`.
+    """Write a copy of a session with what was inferred, in the processing module `ecephys`.
 
     Args:
         path: NWB file of the session, which is not touched.
         out: NWB file to write.
-        rates: (n, units) firing rates (spikes/s) at the `times` (n,) of the session (s).
-        unit_ids: Ids of the units in the units table.
-        description: How the rates were inferred.
+        series: For each name, an array (n, ...) at the `times`, and its unit.
+        times: (n,) times of the session (s).
+        unit_ids: Ids of the units in the units table, for the table `inferred_units`.
+        description: How it was inferred.
 
     Raises:
-        InputError: the session cannot be read, or has such a module.
+        InputError: the session cannot be read, or has such series.
     """
+    step = (times[-1] - times[0]) / max(len(times) - 1, 1)
+    is_regular = len(times) > 1 and np.allclose(np.diff(times), step, rtol=0, atol=ROUNDING)
+    clock = {"timestamps": times}
+    if is_regular:
+        clock = {"starting_time": times[0], "rate": 1 / step}
     with atomic_write(out) as temporary:
         shutil.copyfile(path, temporary)
         temporary.chmod(0o644)  # the copy of a file that cannot be written
         with open_nwb(temporary, "r+") as nwb:
+            from hdmf.common import DynamicTable
             from pynwb import TimeSeries
 
-            found = f"{path}: has a processing module sbtt"
-            require("sbtt" not in nwb.processing, f"{found}; expected no inferred rates")
-            about = "Firing rates inferred by selective backpropagation through time"
-            columns = f"columns are the units with these ids: {', '.join(map(str, unit_ids))}"
-            options = {"unit": "spikes/s", "description": description, "comments": columns}
-            series = TimeSeries(name="rates", data=rates, timestamps=times, **options)
-            nwb.create_processing_module("sbtt", about).add(series)
+            if "ecephys" not in nwb.processing:
+                nwb.create_processing_module("ecephys", "processed extracellular recordings")
+            module = nwb.processing["ecephys"]
+            for name, (data, unit) in series.items():
+                found = f"{path}: has {name} in the processing module ecephys"
+                require(name not in module.data_interfaces, f"{found}; expected none")
+                about = {"unit": unit, "description": description}
+                module.add(TimeSeries(name=name, data=data, **clock, **about))
+            table = DynamicTable("inferred_units", "the units of inferred_rates, column by column")
+            table.add_column("unit", "a unit", table=nwb.units, index=False)
+            ids = read_unit_ids(nwb).tolist()
+            for unit in unit_ids:
+                table.add_row(unit=ids.index(unit))
+            module.add(table)

@@ -86,7 +86,7 @@ def read_session(path: str | Path, conversion: Conversion) -> Session:
         times, intervals, notes = nwb.read_units(file, path)
         span = nwb.recorded_range(times, intervals)
         windows, condition = read_windows(file, conversion, span, path)
-        units, ids = choose_units(file, conversion, path, notes), nwb.unit_ids(file)
+        units, ids = choose_units(file, conversion, path, notes), nwb.read_unit_ids(file)
         invalid = [[-np.inf, span[0]], [span[1], np.inf]]
         if file.invalid_times is not None:
             ends = [file.invalid_times[name].data[:] for name in ("start_time", "stop_time")]
@@ -170,7 +170,7 @@ def choose_tables(file, conversion: Conversion, path: str | Path) -> list:
 
 def choose_units(file, conversion: Conversion, path: str | Path, notes: list[str]) -> np.ndarray:
     """Return the rows of the units to take; raise InputError if the table does not have them."""
-    ids = nwb.unit_ids(file)
+    ids = nwb.read_unit_ids(file)
     if conversion.unit_ids is not None:
         row_of = {unit: row for row, unit in enumerate(ids.tolist())}
         missing = sorted(set(conversion.unit_ids) - row_of.keys())

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import h5py
 import numpy as np
 
 from command_line import atomic_write, number_of, writable_folder
 from recordings import checks
-from recordings.hdf5 import SPLITS
+from recordings.hdf5 import SPLITS, open_to_write
 from recordings.splitting import split_trials
 
 NOTHING = MappingProxyType({})
@@ -117,7 +116,7 @@ def write_splits(
     dtype, one_trial = smallest_type(*spikes.values()), spikes["train"][0]
     n_together = max(1, min(2**18 // one_trial.size, *map(len, spikes.values())))  # trials
     packed = {"compression": "gzip", "shuffle": True, "chunks": (n_together, *one_trial.shape)}
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, open_to_write(temporary) as file:
         file.attrs.update(bin_width=bin_width, rate_unit="spikes/s", **attributes)
         for split, arrays in splits.items():
             for key, array in arrays.items():
@@ -128,7 +127,7 @@ def write_splits(
                     file.create_dataset(f"{split}_truth", data=rates, **packed)
                 else:
                     is_text = np.asarray(array).dtype.kind == "U"
-                    file[f"{split}_{key}"] = array.astype(object) if is_text else array
+                    file[f"{split}_{key}"] = np.char.encode(array, "utf-8") if is_text else array
     return describe_written(path, spikes, bin_width, attributes.get("n_heldin"))
 
 
