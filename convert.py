@@ -22,6 +22,9 @@ from recordings.writing import write_recording
 def write_session(session: Session, path: str, out: str, valid_fraction: float, seed: int) -> str:
     """Write a session as a data file; return what was written, and what was left out."""
     spikes, condition, groups = session.spikes, session.condition, session.groups
+    attributes = {"conversion": json.dumps(asdict(session.conversion)), "source": path}
+    if session.n_heldin is not None:
+        attributes["n_heldin"] = session.n_heldin
     written = write_recording(
         out,
         spikes,
@@ -31,7 +34,7 @@ def write_session(session: Session, path: str, out: str, valid_fraction: float, 
         seed=seed,
         groups=groups,
         per_trial={"start": session.windows[:, 0], "row": session.rows},
-        attributes={"conversion": json.dumps(asdict(session.conversion)), "source": path},
+        attributes=attributes,
     )
     lines, n_sharing = [*session.notes], (np.bincount(groups)[groups] > 1).sum()
     if n_sharing:

@@ -105,7 +105,8 @@ def open_session(path: str, checkpoint: str) -> Source:
     expected = f"expected a file that convert.py made from {path}"
     require(bool(conversion), f"{path}: {checkpoint} was not trained on a session; {expected}")
     try:  # the checkpoint may be anyone's: no query of it is evaluated
-        conversion = replace(Conversion(**json.loads(conversion)), condition=None, units=None)
+        conversion = Conversion(**json.loads(conversion))
+        conversion = replace(conversion, condition=None, units=None, where=None)
     except (ValueError, TypeError):
         expected = "expected a checkpoint that train.py made"
         raise InputError(f"{checkpoint}: holds no conversion of convert.py; {expected}") from None

@@ -77,6 +77,7 @@ def check_fit(
 ) -> None:
     """Check that an array has the `shape` that goes with the spikes."""
     found, expected = np.shape(array), f"expected {shape}, to go with the spikes"
+    expected = expected if shape else "expected a number"
     require(found == shape, f"{path}: {key} has shape {found}; {expected}")
 
 
