@@ -3,6 +3,7 @@ at all, and tables."""
 
 import contextlib
 import csv
+import errno
 import logging
 import os
 import re
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a disk without room
 
 
 class InputError(Exception):
@@ -30,6 +33,11 @@ def require(is_right: bool, message: str) -> None:
 def expect(is_right: bool, flag: str, value: object, expected: str) -> None:
     """Raise InputError about the value of a flag if it is not right."""
     require(is_right, f"{flag} {value}: expected {expected}")
+
+
+def number_of(n: int, noun: str) -> str:
+    """Return a number with its noun: 1 trial, 2 trials."""
+    return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
 class FailedWork(Exception):
@@ -111,6 +119,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in FULL:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -12,47 +12,38 @@ from pathlib import Path
 
 import numpy as np
 
-from command_line import command_parser, expect, require, run, writable_folder
+from command_line import command_parser, expect, number_of, require, run
 from recordings.nwb import describe_nwb, is_nwb
 from recordings.session import Conversion, Session, read_session
-from recordings.splitting import split_trials
 from recordings.tensors import convert_tensors, describe_tensors
 from recordings.writing import write_recording
 
 
-def write_session(session: Session, path: str, out: str, valid_fraction: float, seed: int) -> None:
-    """Write a session as a data file. Labels of conditions become 0, 1, ..., with names."""
-    conversion, condition = session.conversion, session.condition
-    attributes = {"conversion": json.dumps(asdict(conversion)), "source": path}
-    if condition is not None:
-        names, condition = np.unique(condition, return_inverse=True)
-        attributes["condition_names"] = json.dumps(names.tolist())
-    per_trial = {"start": session.windows[:, 0], "row": session.rows}
-    split = {"valid_fraction": valid_fraction, "seed": seed, "groups": session.groups}
-    described = {"condition": condition, "per_trial": per_trial, "attributes": attributes}
-    write_recording(out, session.spikes, conversion.bin_width, **described, **split)
-
-
-def report(session: Session, out: str, valid_fraction: float, seed: int) -> None:
-    """Print what was left out, what was written, and what to do next."""
-    for line in session.notes:
-        print(line)
+def write_session(session: Session, path: str, out: str, valid_fraction: float, seed: int) -> str:
+    """Write a session as a data file; return what was written, and what was left out."""
     spikes, condition, groups = session.spikes, session.condition, session.groups
-    n_trials, n_bins, n_units = spikes.shape
-    n_sharing = (np.bincount(groups)[groups] > 1).sum()
-    if n_sharing:
-        print(f"{n_sharing} of {n_trials} trials share time with another; they stay in one split")
-    n_conditions = 0 if condition is None else len(np.unique(condition))
-    if n_conditions > n_trials / 2:
-        print(f"{n_conditions} conditions in {n_trials} trials: are these labels?")
-    n_valid = split_trials(n_trials, valid_fraction, seed, condition, groups).sum()
-    print(
-        f"{out}: {n_trials} trials ({n_valid} for validation) of {n_bins} bins of "
-        f"{session.conversion.bin_width:g} s, {n_units} units, "
-        f"{100 * np.isnan(spikes).mean():.1f}% of the counts missing"
+    attributes = {"conversion": json.dumps(asdict(session.conversion)), "source": path}
+    if session.n_heldin is not None:
+        attributes["n_heldin"] = session.n_heldin
+    written = write_recording(
+        out,
+        spikes,
+        session.conversion.bin_width,
+        condition=condition,
+        valid_fraction=valid_fraction,
+        seed=seed,
+        groups=groups,
+        per_trial={"start": session.windows[:, 0], "row": session.rows},
+        attributes=attributes,
     )
-    print(f"Look at it:    python describe.py {shlex.quote(out)}")
-    print(f"Train on it:   python train.py --data.path {shlex.quote(out)} --bandwidths {n_units}")
+    lines, n_sharing = [*session.notes], (np.bincount(groups)[groups] > 1).sum()
+    if n_sharing:
+        trials = f"{n_sharing} of {number_of(len(spikes), 'trial')} share time with another"
+        lines.append(f"{trials}; they stay in one split")
+    n_conditions = 0 if condition is None else len(np.unique(condition))
+    if n_conditions > len(spikes) / 2:
+        lines.append(f"{n_conditions} conditions in {len(spikes)} trials: are these labels?")
+    return "\n".join([*lines, written])
 
 
 def convert(
@@ -87,15 +78,15 @@ def convert(
     require(not Path(out).exists(), f"--out {out}: exists; expected the name of a new file")
     if is_nwb(file):
         session = read_session(file, conversion)
-        writable_folder(Path(out).parent, "--out")
-        write_session(session, file, out, valid_fraction, seed)
-        report(session, out, valid_fraction, seed)
+        print(write_session(session, file, out, valid_fraction, seed))
+        print(f"Look at it:    python describe.py {shlex.quote(out)}")
+        words = f"--data.path {shlex.quote(out)} --bandwidths {session.spikes.shape[2]}"
+        print(f"Train on it:   python train.py {words}")
         return
     none = asdict(Conversion(bin_width=conversion.bin_width))
     for name, value in asdict(conversion).items():
         expected = f"no such option, because {file} is no NWB file"
         expect(value == none[name], f"--{name}", value, expected)
-    writable_folder(Path(out).parent, "--out")
     print(convert_tensors([file, *also], out, conversion.bin_width, valid_fraction, seed))
 
 

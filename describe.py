@@ -10,8 +10,8 @@ from pathlib import Path
 import jsonargparse
 import numpy as np
 
-from command_line import run
-from recordings.checks import check_counts, check_observed, check_rates
+from command_line import number_of, run
+from recordings.checks import check_counts, check_observed, check_rates, doubt_units
 from recordings.hdf5 import Trials, blocks, read_file
 
 HIGH_MEAN_RATE = 300  # spikes/s; a higher mean is probably a mistake in units
@@ -52,20 +52,20 @@ def summarise(trials: Trials, path: str | Path, split: str) -> Summary:
 def find_suspicious(summary: Summary, bin_width: float) -> list[str]:
     """Return a line for each property that looks wrong. Neurons and bins are counted from 0."""
     n_observed, n_spikes = summary.n_observed.sum(0), summary.n_spikes.sum(0)
-    is_fast = summary.mean_rates(bin_width) > HIGH_MEAN_RATE
+    rates = summary.mean_rates(bin_width)
     found = {
         "never observed: neurons": n_observed == 0,
         "observed but silent: neurons": (n_observed > 0) & (n_spikes == 0),
-        f"above {HIGH_MEAN_RATE} spikes/s: neurons": is_fast,
+        f"above {HIGH_MEAN_RATE} spikes/s: neurons": rates > HIGH_MEAN_RATE,
         "never observed: time bins": summary.n_observed.sum(1) == 0,
     }
-    lines = [
+    lines = doubt_units(rates, bin_width) + [
         f"{what} {', '.join(map(str, np.flatnonzero(where)))}"
         for what, where in found.items()
         if where.any()
     ]
     if summary.n_empty_trials:
-        lines.append(f"without any observed count: {summary.n_empty_trials} trials")
+        lines.append(f"without any observed count: {number_of(summary.n_empty_trials, 'trial')}")
     if summary.highest_count > max(2.0, MAX_RATE * bin_width):
         lines.append(f"the highest count in a bin of {bin_width:g} s is {summary.highest_count:g}")
     return lines
@@ -102,15 +102,23 @@ def describe(path: str, bin_width: float | None = None) -> None:
     splits, bin_width, n_heldin, _, names = read_file(path, bin_width)
     n_bins, n_neurons = splits["train"].spikes.shape[1:]
     n_hidden = n_neurons - n_heldin
-    heldout = f", of which {n_hidden} are hidden from the encoder" if n_hidden else ""
-    duration = f"{n_bins} bins of {bin_width:g} s in a trial ({n_bins * bin_width:g} s)"
-    print(f"{path}: {n_neurons} neurons{heldout}, {duration}")
+    heldout = (
+        f", of which {n_hidden} {'is' if n_hidden == 1 else 'are'} hidden from the encoder"
+        if n_hidden
+        else ""
+    )
+    duration = (
+        f"{number_of(n_bins, 'bin')} of {bin_width:g} s in a trial ({n_bins * bin_width:g} s)"
+    )
+    print(f"{path}: {number_of(n_neurons, 'neuron')}{heldout}, {duration}")
     named = f" ({', '.join(names)})" if names and len(names) <= 12 else ""
     warnings = []
     for split, trials in splits.items():
         labels, summary = trials.condition, summarise(trials, path, split)
-        conditions = "" if labels is None else f" of {len(np.unique(labels))} conditions{named}"
-        print(f"\n{split}: {len(trials.spikes)} trials{conditions}", end="")
+        conditions = (
+            "" if labels is None else f" of {number_of(len(np.unique(labels)), 'condition')}{named}"
+        )
+        print(f"\n{split}: {number_of(len(trials.spikes), 'trial')}{conditions}", end="")
         print(describe_split(trials, summary, bin_width))
         warnings += [f"{split}: {line}" for line in find_suspicious(summary, bin_width)]
     print("\nLooks wrong:" if warnings else "\nNothing looks wrong.")

@@ -10,24 +10,43 @@ training; trials may be new and of another length. Missing counts are NaN. No ot
 dropped.
 """
 
+import contextlib
 import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import h5py
 import jsonargparse
 import numpy as np
 from rich.progress import Progress
 
-from command_line import InputError, atomic_write, expect, require, run, writable_folder
+from command_line import (
+    InputError,
+    atomic_write,
+    expect,
+    number_of,
+    require,
+    run,
+    writable_folder,
+)
 from evaluation.checkpoints import load_checkpoint, load_conversion
 from evaluation.inference import BATCH_SIZE, UNITS, infer_arrays
 from model import SequentialAutoencoder
-from recordings.checks import check_counts
-from recordings.hdf5 import SPLITS, Array, blocks, open_file, open_trials, read_bin_width
-from recordings.nwb import is_nwb, write_rates
+from modules.priors import PRIORS
+from recordings.checks import check_condition_names, check_counts
+from recordings.hdf5 import (
+    SPLITS,
+    Array,
+    blocks,
+    open_file,
+    open_to_write,
+    open_trials,
+    read_bin_width,
+    read_per_trial,
+)
+from recordings.nwb import is_nwb, write_inferred
 from recordings.session import Conversion, Session, read_session
 
 
@@ -37,8 +56,25 @@ def fingerprint(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_spikes(path: str, bin_width: float | None) -> tuple[dict[str, Array], float]:
-    """Return the stored spikes of a file by the prefix of their key, and the bin width (s).
+class Source(NamedTuple):
+    """Trials to infer."""
+
+    spikes: dict[str, Array]  # (trials, time, neurons) counts, by the prefix of their key
+    bin_width: float  # s
+    more: dict[str, np.ndarray]  # arrays that say what the trials and units are
+    session: Session | None  # if the trials are of one
+
+
+def describe_origin(model: SequentialAutoencoder, checkpoint: str, data: str) -> dict[str, str]:
+    """Return from what and how rates are inferred."""
+    files = {"checkpoint": checkpoint, "data": data}
+    sums = {f"{name}_sha256": fingerprint(path) for name, path in files.items()}
+    hyperparameters = json.dumps(dict(model.hparams))
+    return files | sums | {"prior": model.prior.name, "hyperparameters": hyperparameters}
+
+
+def open_spikes(path: str, bin_width: float | None) -> Source:
+    """Return the trials of a file, whose spikes stay there.
 
     Raises:
         InputError: a file that cannot be read or has no spikes.
@@ -49,10 +85,16 @@ def open_spikes(path: str, bin_width: float | None) -> tuple[dict[str, Array], f
         expected = "expected data, or train_data and valid_data"
         require(len(found) > 0, f"{path}: has no key data; {expected}")
         stored = {prefix: open_trials(file, path, prefix).spikes for prefix in found}
-        return stored, read_bin_width(file, path, bin_width)
+        more = {}
+        for prefix, spikes in stored.items():
+            more |= read_per_trial(file, path, prefix, len(spikes))
+        names = check_condition_names(file.attrs.get("condition_names"))
+        if names is not None:
+            more["condition_names"] = np.char.encode(names, "utf-8")
+        return Source(stored, read_bin_width(file, path, bin_width), more, None)
 
 
-def open_session(path: str, checkpoint: str) -> Session:
+def open_session(path: str, checkpoint: str) -> Source:
     """Cut an NWB file into trials of the same units as that of the training, in the same way.
 
     Raises:
@@ -63,36 +105,44 @@ def open_session(path: str, checkpoint: str) -> Session:
     expected = f"expected a file that convert.py made from {path}"
     require(bool(conversion), f"{path}: {checkpoint} was not trained on a session; {expected}")
     try:  # the checkpoint may be anyone's: no query of it is evaluated
-        conversion = replace(Conversion(**json.loads(conversion)), condition=None, units=None)
+        conversion = Conversion(**json.loads(conversion))
+        conversion = replace(conversion, condition=None, units=None, where=None)
     except (ValueError, TypeError):
         expected = "expected a checkpoint that train.py made"
         raise InputError(f"{checkpoint}: holds no conversion of convert.py; {expected}") from None
     session = read_session(path, conversion)
     for line in session.notes:
         print(line)
-    return session
+    more = {"start": session.windows[:, 0], "row": session.rows}
+    more["unit_ids"] = np.array(session.conversion.unit_ids)
+    return Source({"": session.spikes}, session.conversion.bin_width, more, session)
 
 
-def check_fit(
-    model: SequentialAutoencoder, stored: dict[str, Array], bin_width: float, path: str
-) -> None:
+def check_fit(model: SequentialAutoencoder, source: Source, path: str) -> None:
     """Raise InputError if a model was trained on other neurons or bins than those of a file."""
     n_neurons, expected = model.hparams.n_neurons, model.hparams.bin_width
-    for prefix, spikes in stored.items():
+    for prefix, spikes in source.spikes.items():
         found = f"{path}: {prefix}data has {spikes.shape[2]} neurons"
         require(spikes.shape[2] == n_neurons, f"{found}; expected {n_neurons}")
-    found = f"{path}: its bins are {bin_width:g} s wide"
-    require(np.isclose(bin_width, expected), f"{found}; expected {expected:g}, as in training")
+    found = f"{path}: its bins are {source.bin_width:g} s wide"
+    require(
+        np.isclose(source.bin_width, expected), f"{found}; expected {expected:g}, as in training"
+    )
 
 
 def infer_into(
     target: h5py.File, model: SequentialAutoencoder, stored: dict[str, Array], path: str
 ) -> None:
     """Infer a batch at a time into an open file; keys get the prefix of the spikes' key."""
+    n_together = BATCH_SIZE
+    if model.prior.name == "own":
+        n_together = BATCH_SIZE // 8  # to show progress
+        print("A gradient ascent infers each trial, which takes a while.", end=" ")
+        print("With --prior encoder, the encoder alone guesses: faster, but less exact.")
     with Progress(transient=True) as progress:
         for prefix, spikes in stored.items():
             task = progress.add_task(f"{prefix}data", total=len(spikes))
-            for trials in blocks(spikes, max_trials=BATCH_SIZE):
+            for trials in blocks(spikes, max_trials=n_together):
                 batch = check_counts(spikes[trials], path, f"{prefix}data")
                 for name, inferred in infer_arrays(model, batch, with_sd=True).items():
                     key, shape = prefix + name, (len(spikes), *inferred.shape[1:])
@@ -103,17 +153,30 @@ def infer_into(
                 progress.update(task, completed=trials.stop)
 
 
-def write_nwb(rates: np.ndarray, session: Session, path: str, out: Path, about: dict) -> None:
-    """Write a copy of a session with the rates (trials, time, units) of its trials.
+def write_npz(target: h5py.File, out: Path, about: dict) -> None:
+    """Write the arrays of an open file as npz."""
+    with open(out, "wb") as npz:
+        arrays = {key: array[:] for key, array in target.items()}
+        np.savez_compressed(npz, about=json.dumps(about), **arrays)
+
+
+def write_nwb(target: h5py.File, session: Session, path: str, out: Path, about: dict) -> None:
+    """Write a copy of a session with what was inferred of its trials, from an open file.
 
     Where trials share time, the later one's bins are left out.
     """
     order = np.argsort(session.windows[:, 0], kind="stable")
-    windows, rates = session.windows[order], rates[order]
-    times = windows[:, :1] + session.conversion.bin_width * (0.5 + np.arange(rates.shape[1]))
+    windows, n_bins = session.windows[order], target["rates"].shape[1]
+    times = windows[:, :1] + session.conversion.bin_width * (0.5 + np.arange(n_bins))
     last_end = np.maximum.accumulate(np.append(-np.inf, windows[:-1, 1]))  # of the trials before
     kept = (times < windows[:, 1:]) & (times > last_end[:, None])  # nor padding
-    write_rates(path, out, rates[kept], times[kept], session.conversion.unit_ids, json.dumps(about))
+    series = {
+        f"inferred_{name}": (target[name][:][order][kept], UNITS[name])
+        for name in ("rates", "rates_sd", "latents", "inputs")
+        if name in target
+    }
+    unit_ids = session.conversion.unit_ids
+    write_inferred(path, out, series, times[kept], unit_ids, json.dumps(about))
 
 
 def infer_file(
@@ -122,6 +185,7 @@ def infer_file(
     out: str | None = None,
     to: Literal["hdf5", "npz", "nwb"] | None = None,
     bin_width: float | None = None,
+    prior: Literal["encoder"] | None = None,
 ) -> None:
     """Infer rates and their uncertainty, log-rates, latents, initial conditions and inputs, if any.
 
@@ -131,48 +195,44 @@ def infer_file(
         file: HDF5 file with spikes (trials, time, neurons) in `data`, or in `train_data` and
             `valid_data`; or an NWB file.
         out: File to write. It must not exist. None: rates.h5, rates.npz or rates.nwb.
-        to: Format of `out`. None: as its name ends. nwb: a copy of the session with the rates
-            (processing module `sbtt`).
+        to: Format of `out`. None: as its name ends. nwb: a copy of the session with the rates,
+            their uncertainty and the latents (processing module `ecephys`).
         bin_width: Width of a time bin (s). None: the file's attribute.
+        prior: encoder: the encoder alone infers: faster, but less exact. None: as in training.
 
     Raises:
         InputError: a file that cannot be read, that does not fit the model, or that `out` would
             overwrite.
     """
-    model, _ = load_checkpoint(checkpoint)
+    model, trained_on = load_checkpoint(checkpoint)
+    if prior is not None:
+        model.prior = PRIORS[prior]()
+    elif not model.prior.knows_trials and not model.hparams.input_size:
+        print(f"{checkpoint} has no reference trials: the encoder alone infers")
     to = to or {".npz": "npz", ".nwb": "nwb"}.get(Path(out or "").suffix, "hdf5")
     out = out or f"rates.{to.replace('hdf5', 'h5')}"
     require(not Path(out).exists(), f"--out {out}: exists; expected the name of a new file")
     expect(to != "nwb" or is_nwb(file), "--to", to, f"hdf5 or npz, because {file} is no NWB file")
     writable_folder(Path(out).parent, "--out")
-    more = {}
-    if is_nwb(file):
-        known = "that of the training, which is known for a session"
-        expect(bin_width is None, "--bin_width", bin_width, known)
-        session = open_session(file, checkpoint)
-        stored, bin_width = {"": session.spikes}, session.conversion.bin_width
-        more = {"start": session.windows[:, 0], "unit_ids": np.array(session.conversion.unit_ids)}
-    else:
-        stored, bin_width = open_spikes(file, bin_width)
-    check_fit(model, stored, bin_width, file)
-    if not model.prior.knows_trials and not model.hparams.input_size:
-        print(f"{checkpoint} has no reference trials: the encoder alone infers")
-
-    about = {"bin_width": bin_width, "checkpoint": checkpoint}
-    about |= {"checkpoint_sha256": fingerprint(checkpoint), "data": file}
-    about |= {"data_sha256": fingerprint(file), "hyperparameters": json.dumps(dict(model.hparams))}
-    in_memory = {} if to == "hdf5" else {"driver": "core", "backing_store": False}
-    with atomic_write(out) as temporary, h5py.File(temporary, "w", **in_memory) as target:
+    known = "that of the training, which is known for a session"
+    expect(bin_width is None or not is_nwb(file), "--bin_width", bin_width, known)
+    source = open_session(file, checkpoint) if is_nwb(file) else open_spikes(file, bin_width)
+    check_fit(model, source, file)
+    about = {"bin_width": source.bin_width, "split": trained_on.get("split", "trials")}
+    about |= describe_origin(model, checkpoint, file)
+    with atomic_write(out) as temporary, contextlib.ExitStack() as stack:
+        in_memory = {"driver": "core", "backing_store": False}
+        opened = open_to_write(temporary) if to == "hdf5" else h5py.File(out, "w", **in_memory)
+        target = stack.enter_context(opened)
         target.attrs.update(about)
-        target.update(more)
-        infer_into(target, model, stored, file)
+        infer_into(target, model, source.spikes, file)
+        target.update({key: array for key, array in source.more.items() if key not in target})
         if to == "npz":
-            arrays = {key: array[:] for key, array in target.items()}
-            with open(temporary, "wb") as npz:
-                np.savez_compressed(npz, about=json.dumps(about), **arrays)
+            write_npz(target, temporary, about)
         elif to == "nwb":
-            write_nwb(target["rates"][:], session, file, temporary, about)
-    print(f"Rates of {sum(map(len, stored.values()))} trials are in {out}")
+            write_nwb(target, source.session, file, temporary, about)
+    n_trials = sum(map(len, source.spikes.values()))
+    print(f"Rates of {number_of(n_trials, 'trial')} are in {out}")
 
 
 def main() -> None:

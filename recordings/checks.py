@@ -14,11 +14,16 @@ from command_line import InputError, require
 MAX_TRIALS = 10**8
 MAX_TRIAL_SIZE = 2**28  # bytes of a trial as float32, or of a chunk, which is read as a whole
 MAX_COMPRESSION = 2000  # HDF5's own compression reaches 1032
+LOW_MEDIAN_RATE, HIGH_MEDIAN_RATE = 0.05, 500  # spikes/s; no population is as sparse or as fast
 UNCHECKED_SIZE = 2**26  # bytes; smaller arrays may have any compression
 
 
 def open_array(
-    file: h5py.File, path: str | Path, key: str, shape: tuple[int, ...] | None = None
+    file: h5py.File,
+    path: str | Path,
+    key: str,
+    shape: tuple[int, ...] | None = None,
+    kinds: str = "buif",
 ) -> h5py.Dataset | None:
     """Return an array of an open file without reading it; None if the file has no such key.
 
@@ -32,7 +37,7 @@ def open_array(
     require(is_here, f"{name} is a link to another place; expected the array itself")
     array = file[key]
     is_array = isinstance(array, h5py.Dataset) and array.shape is not None
-    is_numeric = is_array and array.dtype.kind in "buif"
+    is_numeric = is_array and array.dtype.kind in kinds
     require(is_numeric, f"{name} is not an array of numbers; expected counts, rates or labels")
     is_here = not (array.is_virtual or array.external)
     require(is_here, f"{name} lies in another file; expected the array itself")
@@ -72,6 +77,7 @@ def check_fit(
 ) -> None:
     """Check that an array has the `shape` that goes with the spikes."""
     found, expected = np.shape(array), f"expected {shape}, to go with the spikes"
+    expected = expected if shape else "expected a number"
     require(found == shape, f"{path}: {key} has shape {found}; {expected}")
 
 
@@ -82,7 +88,8 @@ def check_bin_width(bin_width: object, path: str | Path) -> float:
         f"{path}: has no attribute bin_width; expected one, or the flag --data.bin_width "
         "(--bin_width of describe.py and infer.py)",
     )
-    is_right = isinstance(bin_width, (int, float, np.number)) and 0 < bin_width < np.inf
+    is_real = isinstance(bin_width, int | float | np.integer | np.floating)
+    is_right = is_real and 0 < bin_width < np.inf
     require(is_right, f"{path}: bin_width is {bin_width}; expected a number above 0")
     return float(bin_width)
 
@@ -99,13 +106,30 @@ def check_condition_names(names: object) -> list[str] | None:
     """Return a JSON list of names as strings; None if it is something else."""
     try:
         names = json.loads(names)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
     return [str(name) for name in names] if isinstance(names, list) else None
 
 
+def read_spikes(spikes: object, path: str | Path, key: str) -> np.ndarray:
+    """Return counts (trials, time, neurons) given as an array or lists, NaN = missing, as float32.
+
+    Raises:
+        InputError: lists of different lengths, another shape, or values that are not counts.
+    """
+    try:
+        spikes = np.asarray(spikes)
+    except ValueError:
+        message = f"{path}: {key} has lists of different lengths; expected (trials, time, neurons)"
+        raise InputError(message) from None
+    check_shape(spikes.shape, path, key)
+    return check_counts(spikes, path, key)
+
+
 def check_counts(spikes: np.ndarray, path: str | Path, key: str) -> np.ndarray:
     """Return counts (NaN = missing) as float32."""
+    found = f"{path}: {key} has the type {spikes.dtype}"
+    require(spikes.dtype.kind in "buif", f"{found}; expected numbers")
     spikes = spikes.astype(np.float32)
     counts = spikes[~np.isnan(spikes)]
     wrong = {"infinite": np.isinf(counts), "negative": counts < 0}
@@ -128,3 +152,17 @@ def check_rates(rates: np.ndarray, path: str | Path, key: str) -> np.ndarray:
     are_rates = np.isfinite(rates).all() and (rates >= 0).all()
     require(are_rates, f"{path}: {key} holds negative or non-finite values; expected rates")
     return rates.astype(np.float32)
+
+
+def doubt_units(rates: np.ndarray, bin_width: float) -> list[str]:
+    """Return a line for each sign that a unit is wrong: mean rates (N,) in spikes/s, and bins."""
+    median, lines = np.median(rates), []
+    if bin_width > 1:
+        lines.append(f"a bin is {bin_width:g} s wide; is this in ms? expected s")
+    if median < LOW_MEDIAN_RATE:
+        likely = "is the bin width" if bin_width > 1 else "are spike times"
+        lines.append(f"half of the neurons have at most {median:.2g} spikes/s; {likely} in ms?")
+    if median > HIGH_MEDIAN_RATE:
+        likely = "are these spike counts, and is the bin width in s?"
+        lines.append(f"half of the neurons have at least {median:.0f} spikes/s; {likely}")
+    return lines

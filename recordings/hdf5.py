@@ -4,6 +4,7 @@ A missing count is NaN. Letters in shapes: B trials, T time bins, N neurons.
 """
 
 import contextlib
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,33 @@ def open_file(path: str | Path) -> Iterator[h5py.File]:
         ) from None
 
 
+class Disk(io.FileIO):
+    """A file that remembers an error in writing: HDF5 crashes if it hears of one."""
+
+    error: OSError | None = None
+
+    def write(self, content: memoryview) -> int:
+        left = memoryview(content)
+        while len(left) and self.error is None:
+            try:
+                left = left[super().write(left) :]
+            except OSError as error:
+                self.error = error
+        return len(content)
+
+
+@contextlib.contextmanager
+def open_to_write(path: str | Path, mode: str = "w") -> Iterator[h5py.File]:
+    """Open an HDF5 file to write (mode w or r+); OSError at the end if the disk gave one."""
+    with Disk(path, mode.replace("w", "w+")) as disk:
+        try:
+            with h5py.File(disk, mode) as file:
+                yield file
+        finally:
+            if disk.error:
+                raise disk.error from None
+
+
 def read_file(path: str | Path, bin_width: float | None = None) -> Recording:
     """Check a data file and read it. If it is larger than MAX_IN_MEMORY, its trials stay on disk.
 
@@ -140,6 +168,27 @@ def read_trials(stored: Trials) -> Trials:
     checks.check_observed(~np.isnan(counts), spikes.path, spikes.key)
     rates = None if rates is None else checks.check_rates(rates[:], rates.path, rates.key)
     return Trials(counts, rates, condition)
+
+
+def read_per_trial(
+    file: h5py.File, path: str | Path, prefix: str, n_trials: int
+) -> dict[str, np.ndarray]:
+    """Return the arrays (trials, ...) of one split of an open file, without spikes and rates.
+
+    Links, groups and arrays of another length are left out.
+    """
+    found, others = {}, () if prefix else tuple(f"{split}_" for split in SPLITS)
+    for key in file:
+        is_here = isinstance(file.get(key, getlink=True), h5py.HardLink)
+        is_further = key.startswith(prefix) and not key.startswith(others)
+        if not (is_here and is_further) or key in (f"{prefix}data", f"{prefix}truth"):
+            continue
+        array, kinds = file[key], "buifS"  # numbers, text
+        is_array = isinstance(array, h5py.Dataset) and array.dtype.kind in kinds
+        if is_array and array.shape and array.shape[0] == n_trials:
+            array = checks.open_array(file, path, key, kinds=kinds)
+            found[key] = array[:].astype(array.dtype.str)  # without metadata of HDF5
+    return found
 
 
 def read_latents(path: str | Path, n_trials: int) -> dict[str, np.ndarray] | None:

@@ -14,18 +14,26 @@ from typing import Literal
 import h5py
 import numpy as np
 
-from command_line import InputError, atomic_write, require
+from command_line import InputError, atomic_write, number_of, require
+from recordings.binning import ROUNDING
+from recordings.checks import doubt_units
+from recordings.hdf5 import open_to_write
 
 INSTALL = "pynwb is not installed; expected it for NWB files: pip install -r requirements-nwb.txt"
+CALCIUM = {"TwoPhotonSeries", "OnePhotonSeries", "RoiResponseSeries"}
+MIN_SILENCE, MAX_INTERVALS = 10, 100  # s, mean intervals between spikes; no unit is silent longer
+MIN_TRIAL, MAX_TRIAL = 0.2, 100  # s; shorter or longer intervals are no trials
+MAX_LISTED = 6  # values of a column
 
 
 def read_version(path: str | Path) -> str | None:
     """Return the NWB schema that an HDF5 file names, None without; OSError if it is no HDF5."""
     with h5py.File(path) as file:
         version = file.attrs.get("nwb_version")
-        if version is None and "nwb_version" in file:
+        is_here = isinstance(file.get("nwb_version", getlink=True), h5py.HardLink)
+        if version is None and is_here and getattr(file["nwb_version"], "shape", None) == ():
             version = file["nwb_version"][()]
-    return version.decode() if isinstance(version, bytes) else version
+    return version.decode(errors="replace") if isinstance(version, bytes) else version
 
 
 def is_nwb(path: str | Path) -> bool:
@@ -60,7 +68,9 @@ def open_nwb(path: str | Path, mode: Literal["r", "r+"] = "r") -> Iterator:
     with warnings.catch_warnings(), contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")  # about cached schemas
         try:
-            session = stack.enter_context(NWBHDF5IO(path, mode, load_namespaces=True))
+            file = h5py.File(path) if mode == "r" else open_to_write(path, mode)
+            file = stack.enter_context(file)
+            session = stack.enter_context(NWBHDF5IO(mode=mode, file=file, load_namespaces=True))
             nwb = session.read()
         except Exception as error:  # pynwb raises what its validators raise
             message = f"pynwb cannot read it ({error}); expected a valid NWB file"
@@ -104,7 +114,7 @@ def read_column(table, name: str, path: str | Path, flag: str) -> np.ndarray:
     return columns[name]
 
 
-def unit_ids(nwb) -> np.ndarray:
+def read_unit_ids(nwb) -> np.ndarray:
     """Return the ids of the units; their rows if an id repeats, as after probes were merged."""
     ids = np.asarray(nwb.units.id[:])
     return ids if len(np.unique(ids)) == len(ids) else np.arange(len(ids))
@@ -130,17 +140,28 @@ def unit_columns(nwb) -> dict[str, np.ndarray]:
 def read_units(
     nwb, path: str | Path
 ) -> tuple[list[np.ndarray], list[np.ndarray | None], list[str]]:
-    """Return each unit's spike times (s) and observed intervals, if given, and what was mended."""
+    """Return each unit's spike times (s) and observed intervals, if given, and what was mended.
+
+    Raises:
+        InputError: no spikes, or times that start again in most units.
+    """
     has_units = nwb.units is not None and len(nwb.units) and "spike_times" in nwb.units.colnames
-    require(has_units, f"{path}: has no units with spike_times; expected sorted spikes")
+    series = {type(item).__name__ for item in nwb.objects.values()} & CALCIUM
+    calcium = f", but calcium imaging ({', '.join(sorted(series))})" if series else ""
+    require(has_units, f"{path}: has no units with spike_times{calcium}; expected sorted spikes")
     has_intervals, notes, times, intervals = "obs_intervals" in nwb.units.colnames, [], [], []
-    for row, unit in enumerate(unit_ids(nwb)):
+    n_restarts = []
+    for row, unit in enumerate(read_unit_ids(nwb)):
         given = np.asarray(nwb.units["spike_times"][row], dtype=float)
         finite = given[np.isfinite(given)]
         if len(finite) < len(given):
-            n_wrong = len(given) - len(finite)
-            notes.append(f"unit {unit}: {n_wrong} spike times that are no numbers were left out")
-        if (np.diff(finite) < 0).any():
+            n_wrong = number_of(len(given) - len(finite), "spike time")
+            notes.append(f"unit {unit}: {n_wrong} left out, because not a number")
+        n_restarts.append(count_restarts(finite))
+        if n_restarts[-1]:
+            again = f"spike times start again {number_of(n_restarts[-1], 'time')} and were sorted"
+            notes.append(f"unit {unit}: {again}; are they of several units or recordings?")
+        elif (np.diff(finite) < 0).any():
             notes.append(f"unit {unit}: spike times were out of order and were sorted")
         observed = np.reshape(nwb.units["obs_intervals"][row], (-1, 2)) if has_intervals else None
         if observed is not None and len(observed) == 0 and len(finite):
@@ -148,10 +169,50 @@ def read_units(
             notes.append(f"unit {unit}: has spikes but no obs_intervals, and {taken}")
         times.append(np.sort(finite))
         intervals.append(observed)
-    require(any(map(len, times)), f"{path}: no unit has a spike; expected some")
+    n_active, n_restarting = sum(map(bool, map(len, times))), np.count_nonzero(n_restarts)
+    require(n_active > 0, f"{path}: no unit has a spike; expected some")
+    found = f"{path}: spike times of {n_restarting} of {n_active} units start again, "
+    found += f"up to {number_of(max(n_restarts), 'time')}, as if each trial had a clock of its own"
+    require(n_restarting <= max(1, n_active / 2), f"{found}; expected times since one start (s)")
     if len(np.unique(nwb.units.id[:])) < len(times):
         notes.append("several units have the same id; units are named by their rows, from 0")
     return times, intervals, notes
+
+
+def count_restarts(times: np.ndarray) -> int:
+    """Return how often spike times go back by a tenth of their span; 0 if they are in disorder."""
+    n_restarts = int((np.diff(times) < -0.1 * np.ptp(times)).sum()) if len(times) else 0
+    return n_restarts if n_restarts <= len(times) / 3 else 0
+
+
+def find_silences(times: list[np.ndarray], longest: float | None = None) -> np.ndarray:
+    """Return the times (n, 2; s) of more than `longest` seconds in which no unit has a spike.
+
+    None: those that are too long for the mean rate of all units.
+    """
+    merged = np.sort(np.concatenate(times))
+    if longest is None:
+        longest = max(MIN_SILENCE, MAX_INTERVALS * np.ptp(merged) / len(merged))
+    before = np.flatnonzero(np.diff(merged) > longest)
+    return np.stack((merged[before], merged[before + 1]), axis=1)
+
+
+def describe_silences(silences: np.ndarray) -> list[str]:
+    """Return a line that names silences (n, 2; s), if there are any."""
+    if len(silences) == 0:
+        return []
+    start, stop = silences[np.diff(silences)[:, 0].argmax()]
+    longest = f"the longest from {start:.1f} to {stop:.1f} s"
+    missing = "if nothing was recorded there, add --max_silence 5: such times are then missing"
+    return [f"no unit has a spike in {number_of(len(silences), 'long time')}, {longest}; {missing}"]
+
+
+def read_invalid_times(nwb) -> np.ndarray:
+    """Return the intervals (n, 2; s) in which nothing counts."""
+    if nwb.invalid_times is None:
+        return np.empty((0, 2))
+    ends = [nwb.invalid_times[name].data[:] for name in ("start_time", "stop_time")]
+    return np.stack(ends, axis=1)
 
 
 def recorded_range(
@@ -163,6 +224,60 @@ def recorded_range(
     return float(known.min()), float(known.max())
 
 
+def describe_column(values: np.ndarray) -> str:
+    """Return the type of a column and its values, a few of them or their range."""
+    kind = {"b": "true or false", "U": "text", "f": "numbers"}.get(
+        values.dtype.kind, "whole numbers"
+    )
+    known = values if kind != "numbers" else values[np.isfinite(values)]
+    n_missing = len(values) - len(known)
+    missing = f", {n_missing} missing" if n_missing else ""
+    if kind == "true or false":
+        return f"{kind}, {values.sum()} of {len(values)} true"
+    different = np.unique(known)
+    if len(different) <= MAX_LISTED:
+        listed = [f"{value:g}" if kind == "numbers" else str(value) for value in different]
+        return f"{kind}: {', '.join(listed)}{missing}"
+    span = f"as {different[0]}" if kind == "text" else f"{different[0]:g} to {different[-1]:g}"
+    return f"{kind}: {len(different)} different, {span}{missing}"
+
+
+def describe_columns(columns: dict[str, np.ndarray]) -> list[str]:
+    """Return a line for each column."""
+    return [f"    {name}: {describe_column(values)}" for name, values in columns.items()]
+
+
+def find_events(columns: dict[str, np.ndarray]) -> list[str]:
+    """Return the names of the columns whose times lie in their trials, of start_time and others."""
+    start, stop = columns["start_time"], columns["stop_time"]
+    names = [name for name in columns if name not in ("start_time", "stop_time")]
+    known = {name: np.isfinite(columns[name]) for name in names if columns[name].dtype.kind == "f"}
+    return [
+        name
+        for name, where in known.items()
+        if where.any() and ((start <= columns[name]) & (columns[name] <= stop))[where].all()
+    ]
+
+
+def suggest_trials(tables: dict[str, dict[str, np.ndarray]]) -> str:
+    """Return the options that cut a session into trials, for tables of columns by name.
+
+    The table is `trials`, or that with the most trials that are neither short nor long. Rows
+    without a duration are events.
+    """
+    best, n_most = "--window 1.0", 1
+    for name, columns in tables.items():
+        durations = columns["stop_time"] - columns["start_time"]
+        median = np.median(durations[np.isfinite(durations)]) if np.isfinite(durations).any() else 0
+        n_trials = np.inf if name == "trials" and len(durations) > 1 else len(durations)
+        is_event = (durations[np.isfinite(durations)] == 0).all()
+        if n_trials <= n_most or not (is_event or MIN_TRIAL <= median <= MAX_TRIAL):
+            continue
+        window = "--start -0.2 --stop 0.8" if is_event else f"--stop {np.floor(50 * median) / 50:g}"
+        best, n_most = f"--trials {name} {window}", n_trials
+    return best
+
+
 def describe_nwb(path: str | Path) -> str:
     """Return what is in an NWB file, units and tables of intervals, and how to convert it.
 
@@ -172,62 +287,80 @@ def describe_nwb(path: str | Path) -> str:
     with open_nwb(path) as nwb:
         times, intervals, notes = read_units(nwb, path)
         first, last = recorded_range(times, intervals)
-        lines = [
-            f"{path}: {len(times)} units, recorded from {first:g} to {last:g} s",
-            f"  columns to choose units by: {', '.join(unit_columns(nwb)) or 'none'}",
-        ]
-        if any(observed is not None for observed in intervals):
-            lines.append("  obs_intervals say when each unit was observed")
-        if nwb.invalid_times is not None:
-            n_invalid = len(nwb.invalid_times)
-            lines.append(f"  {n_invalid} intervals in invalid_times, when nothing counts")
-        lines += [f"  {line}" for line in notes]
-        best, n_most = "--window 1.0", 1
-        for name, table in list_tables(nwb).items():
-            columns = scalar_columns(table)
-            durations = columns["stop_time"] - columns["start_time"]
-            durations = durations[np.isfinite(durations)]
-            span = f"{durations.min():g} to {durations.max():g} s" if len(durations) else "- s"
-            lines.append(f"\ntable {name}: {len(table)} rows, each {span}")
-            lines.append(f"  columns: {', '.join(columns)}")
-            if len(durations) > n_most:
-                stop = np.floor(50 * np.median(durations)) / 50
-                window = f"--stop {stop:g}" if stop > 0 else "--start -0.2 --stop 0.8"  # of events
-                best, n_most = f"--trials {name} {window}", len(durations)
-    command = f"python convert.py {shlex.quote(str(path))} --out yours.h5 --bin_width 0.02 {best}"
+        of_units, n_invalid = unit_columns(nwb), len(read_invalid_times(nwb))
+        tables = {name: scalar_columns(table) for name, table in list_tables(nwb).items()}
+    rates = np.array([len(of_unit) for of_unit in times]) / (last - first)
+    lines = [
+        f"{path}: {number_of(len(times), 'unit')}, recorded from {first:g} to {last:g} s",
+        f"  columns to choose units by: {', '.join(of_units) or 'none'}",
+        *describe_columns(of_units),
+    ]
+    if any(observed is not None for observed in intervals):
+        lines.append("  obs_intervals say when each unit was observed")
+    else:
+        notes += describe_silences(find_silences(times))
+    if n_invalid:
+        lines.append(f"  {number_of(n_invalid, 'interval')} in invalid_times, when nothing counts")
+    lines += [f"  {line}" for line in notes + doubt_units(rates, 0.02)]
+    for name, columns in tables.items():
+        durations = columns["stop_time"] - columns["start_time"]
+        known = durations[np.isfinite(durations)]
+        span = f"{known.min():g} to {known.max():g} s" if len(known) else "- s"
+        doubt = " (seconds?)" if len(known) and np.median(known) > MAX_TRIAL else ""
+        lines.append(f"\ntable {name}: {number_of(len(durations), 'row')}, each {span}{doubt}")
+        lines += describe_columns(columns)
+        events = find_events(columns)
+        if events:
+            lines.append(f"  to align to: {', '.join(events)} (--align_to NAME --start --stop)")
+    words = f"{shlex.quote(str(path))} --out yours.h5 --bin_width 0.02 {suggest_trials(tables)}"
+    command = f"python convert.py {words}"
     return "\n".join([*lines, f"\nIt can be converted, for example: {command}"])
 
 
-def write_rates(
+def write_inferred(
     path: str | Path,
     out: str | Path,
-    rates: np.ndarray,
+    series: dict[str, tuple[np.ndarray, str]],
     times: np.ndarray,
     unit_ids: list[int],
     description: str,
 ) -> None:
-    """Write a copy of a session with a TimeSeries `rates` in the processing module `sbtt`.
+    """Write a copy of a session with what was inferred, in the processing module `ecephys`.
 
     Args:
         path: NWB file of the session, which is not touched.
         out: NWB file to write.
-        rates: (n, units) firing rates (spikes/s) at the `times` (n,) of the session (s).
-        unit_ids: Ids of the units in the units table.
-        description: How the rates were inferred.
+        series: For each name, an array (n, ...) at the `times`, and its unit.
+        times: (n,) times of the session (s).
+        unit_ids: Ids of the units in the units table, for the table `inferred_units`.
+        description: How it was inferred.
 
     Raises:
-        InputError: the session cannot be read, or has such a module.
+        InputError: the session cannot be read, or has such series.
     """
+    step = (times[-1] - times[0]) / max(len(times) - 1, 1)
+    is_regular = len(times) > 1 and np.allclose(np.diff(times), step, rtol=0, atol=ROUNDING)
+    clock = {"timestamps": times}
+    if is_regular:
+        clock = {"starting_time": times[0], "rate": 1 / step}
     with atomic_write(out) as temporary:
         shutil.copyfile(path, temporary)
         temporary.chmod(0o644)  # the copy of a file that cannot be written
         with open_nwb(temporary, "r+") as nwb:
+            from hdmf.common import DynamicTable
             from pynwb import TimeSeries
 
-            found = f"{path}: has a processing module sbtt"
-            require("sbtt" not in nwb.processing, f"{found}; expected no inferred rates")
-            about = "Firing rates inferred by selective backpropagation through time"
-            columns = f"columns are the units with these ids: {', '.join(map(str, unit_ids))}"
-            options = {"unit": "spikes/s", "description": description, "comments": columns}
-            series = TimeSeries(name="rates", data=rates, timestamps=times, **options)
-            nwb.create_processing_module("sbtt", about).add(series)
+            if "ecephys" not in nwb.processing:
+                nwb.create_processing_module("ecephys", "processed extracellular recordings")
+            module = nwb.processing["ecephys"]
+            for name, (data, unit) in series.items():
+                found = f"{path}: has {name} in the processing module ecephys"
+                require(name not in module.data_interfaces, f"{found}; expected none")
+                about = {"unit": unit, "description": description}
+                module.add(TimeSeries(name=name, data=data, **clock, **about))
+            table = DynamicTable("inferred_units", "the units of inferred_rates, column by column")
+            table.add_column("unit", "a unit", table=nwb.units, index=False)
+            ids = read_unit_ids(nwb).tolist()
+            for unit in unit_ids:
+                table.add_row(unit=ids.index(unit))
+            module.add(table)

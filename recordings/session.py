@@ -1,14 +1,15 @@
 """Cut a session of spike times into trials of counts."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from command_line import InputError, require
+from command_line import InputError, expect, number_of, require
 from recordings import nwb
-from recordings.binning import from_spike_times
+from recordings.binning import ROUNDING, from_spike_times
 from recordings.splitting import overlap_groups
 
 MAX_WINDOWS = 10**6
@@ -27,10 +28,14 @@ class Conversion:
         window: Cut the whole session into trials of this duration (s) instead.
         lengths: Trials of different durations are cut to the shortest, or padded with NaN to the
             longest.
+        where: Which trials to take: a boolean column of the table, or a query such as
+            'contrast > 0.5 and choice == "left"'.
         condition: Column with the condition of a trial, numbers or text.
         units: Which units to take: a boolean column of the units table, or a query such as
             'quality == "good"'.
         min_rate: Leave out units whose mean rate (spikes/s) in the trials is not above this.
+        max_silence: Longer times (s) in which no unit has a spike are missing, because nothing was
+            recorded there. None: they are observed.
         unit_ids: Take exactly these units; `units` and `min_rate` are not looked at.
     """
 
@@ -41,14 +46,16 @@ class Conversion:
     stop: float | None = None
     window: float | None = None
     lengths: Literal["cut", "pad"] | None = None
+    where: str | None = None
     condition: str | None = None
     units: str | None = None
     min_rate: float = 0.0
+    max_silence: float | None = None
     unit_ids: list[int] | None = None
 
     def check(self) -> None:
         """Raise InputError for options that have no effect together."""
-        names = ("trials", "align_to", "start", "stop", "condition")
+        names = ("trials", "align_to", "start", "stop", "where", "condition")
         given = [name for name in names if getattr(self, name) is not None]
         if self.window is not None and given:
             expected = f"expected no --{given[0]} beside it, because windows are of no table"
@@ -56,6 +63,8 @@ class Conversion:
         for name in ("start", "align_to"):
             if self.stop is None and name in given:
                 raise InputError(f"--{name} {getattr(self, name)}: expected --stop beside it")
+        is_right = self.max_silence is None or self.max_silence > 0
+        expect(is_right, "--max_silence", self.max_silence, "seconds above 0")
 
 
 class Session(NamedTuple):
@@ -66,6 +75,7 @@ class Session(NamedTuple):
     rows: np.ndarray  # (trials,) in the tables, one after the other; or of the windows
     condition: np.ndarray | None  # (trials,) labels
     groups: np.ndarray  # (trials,) the same label for trials that share time
+    n_heldin: int | None  # units, the first ones, that the encoder may see; None: all
     conversion: Conversion  # with the ids of the units
     notes: list[str]  # what was left out, and why
 
@@ -85,45 +95,61 @@ def read_session(path: str | Path, conversion: Conversion) -> Session:
     with nwb.open_nwb(path) as file:
         times, intervals, notes = nwb.read_units(file, path)
         span = nwb.recorded_range(times, intervals)
-        windows, condition = read_windows(file, conversion, span, path)
-        units, ids = choose_units(file, conversion, path, notes), nwb.unit_ids(file)
-        invalid = [[-np.inf, span[0]], [span[1], np.inf]]
-        if file.invalid_times is not None:
-            ends = [file.invalid_times[name].data[:] for name in ("start_time", "stop_time")]
-            invalid += np.stack(ends, axis=1).tolist()
-    rows = choose_rows(windows, condition, span, path, notes)
+        windows, condition, chosen = read_windows(file, conversion, span, path)
+        units, is_heldout = choose_units(file, conversion, path, notes)
+        ids, invalid = nwb.read_unit_ids(file), nwb.read_invalid_times(file)
+    rows = choose_rows(windows, condition, chosen, span, path, notes)
+    silences = nwb.find_silences(times, conversion.max_silence)
+    if conversion.max_silence is not None:
+        invalid = np.concatenate((invalid, silences))
+    elif all(observed is None for observed in intervals):
+        is_open = [is_touched(silence, windows[rows], invalid) for silence in silences]
+        notes += nwb.describe_silences(silences[np.array(is_open, dtype=bool)])
+    invalid = np.concatenate((invalid, [[-np.inf, span[0]], [span[1], np.inf]]))
     times, intervals = [times[unit] for unit in units], [intervals[unit] for unit in units]
     spikes = from_spike_times(
-        times, windows[rows], bin_width, None, intervals, np.array(invalid), conversion.lengths
+        times, windows[rows], bin_width, None, intervals, invalid, conversion.lengths
     )
     n_observed = (~np.isnan(spikes)).sum(1)  # (trials, units)
     kept = n_observed.any(1)
     missing = f"{path}: no trials with observed bins left; expected some"
-    leave_out(kept, "trials have no observed bin", notes, missing)
+    leave_out(kept, "trial", "no observed bin", notes, missing)
     if conversion.unit_ids is None:
         rates = np.nansum(spikes, (0, 1)) / np.maximum(n_observed.sum(0), 1) / bin_width
         limit = f"{conversion.min_rate:g} spikes/s in the trials"
         active = rates > conversion.min_rate
         missing = f"{path}: no units left; expected some with more than {limit}"
-        leave_out(active, f"units have at most {limit}", notes, missing)
-        spikes, units = spikes[:, :, active], units[active]
+        leave_out(active, "unit", f"at most {limit}", notes, missing)
+        spikes, units, is_heldout = spikes[:, :, active], units[active], is_heldout[active]
     spikes, rows = spikes[kept], rows[kept]
     windows, condition = windows[rows], None if condition is None else condition[rows]
-    stop_if_cut = windows[:, 0] + bin_width * spikes.shape[1]
-    windows[:, 1] = np.minimum(windows[:, 1], stop_if_cut)
+    duration = bin_width * spikes.shape[1]
+    if duration > nwb.MAX_TRIAL:
+        notes.append(f"a trial takes {duration:g} s; are these seconds?")
+    windows[:, 1] = np.minimum(windows[:, 1], windows[:, 0] + duration)
     conversion = replace(conversion, bin_width=bin_width, unit_ids=ids[units].tolist())
-    return Session(spikes, windows, rows, condition, overlap_groups(windows), conversion, notes)
+    n_heldin = int((~is_heldout).sum()) if 0 < is_heldout.sum() < len(units) else None
+    groups = overlap_groups(windows)
+    return Session(spikes, windows, rows, condition, groups, n_heldin, conversion, notes)
+
+
+def is_touched(silence: np.ndarray, windows: np.ndarray, invalid: np.ndarray) -> bool:
+    """Return whether trials have time in a silence that is not in one of the invalid intervals."""
+    start, stop = silence
+    is_known = ((invalid[:, 0] <= start + ROUNDING) & (stop - ROUNDING <= invalid[:, 1])).any()
+    return not is_known and bool(((windows[:, 0] < stop) & (windows[:, 1] > start)).any())
 
 
 def read_windows(
     file, conversion: Conversion, span: tuple[float, float], path: str | Path
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return start and stop times (trials, 2) and, if asked for, conditions (trials,).
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Return start and stop times (trials, 2) and, if asked for, conditions (trials,) and which
+    trials to take (trials,).
 
     Times are NaN where an event did not happen.
     """
     if conversion.window is not None:
-        return cut_windows(span, conversion.window, path), None
+        return cut_windows(span, conversion.window, path), None, None
     tables = choose_tables(file, conversion, path)
     windows = []
     for table in tables:
@@ -135,11 +161,19 @@ def read_windows(
             event = nwb.read_column(table, name, path, "align_to").astype(float)
             ends = [event + (conversion.start or 0.0), event + conversion.stop]
         windows.append(np.stack(ends, axis=1))
-    name, condition = conversion.condition, None
+    name, condition, chosen = conversion.condition, None, None
+    if conversion.where is not None:
+        columns = [nwb.scalar_columns(table) for table in tables]
+        chosen = [evaluate(conversion.where, of_table, "where", path) for of_table in columns]
+        values = describe_used(conversion.where, columns[0])
+        require(
+            any(map(np.any, chosen)), f"{path}: --where {conversion.where}: no trials; {values}"
+        )
+        chosen = np.concatenate(chosen)
     if name is not None:
         labels = [nwb.read_column(table, name, path, "condition") for table in tables]
         condition = np.concatenate(labels)
-    return np.concatenate(windows), condition
+    return np.concatenate(windows), condition, chosen
 
 
 def cut_windows(span: tuple[float, float], duration: float, path: str | Path) -> np.ndarray:
@@ -168,56 +202,86 @@ def choose_tables(file, conversion: Conversion, path: str | Path) -> list:
     return [tables[name] for name in names]
 
 
-def choose_units(file, conversion: Conversion, path: str | Path, notes: list[str]) -> np.ndarray:
-    """Return the rows of the units to take; raise InputError if the table does not have them."""
-    ids = nwb.unit_ids(file)
+def choose_units(
+    file, conversion: Conversion, path: str | Path, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the units to take, and which of them (units,; bool) are held out.
+
+    Those come last: in the NLB's sessions the encoder does not see them.
+
+    Raises:
+        InputError: the table does not have the units.
+    """
+    ids, columns = nwb.read_unit_ids(file), nwb.unit_columns(file)
+    is_heldout = columns.get("heldout", np.zeros(len(ids)))
+    is_heldout = is_heldout if is_heldout.dtype == bool else np.zeros(len(ids), dtype=bool)
     if conversion.unit_ids is not None:
         row_of = {unit: row for row, unit in enumerate(ids.tolist())}
         missing = sorted(set(conversion.unit_ids) - row_of.keys())
         require(not missing, f"{path}: has no units {missing}; expected those of the training")
-        return np.array([row_of[unit] for unit in conversion.unit_ids])
-    if conversion.units is None:
-        return np.arange(len(ids))
+        rows = np.array([row_of[unit] for unit in conversion.unit_ids])
+        return rows, is_heldout[rows]
+    rows = np.argsort(is_heldout, kind="stable")
+    if conversion.units is not None:
+        chosen = evaluate(conversion.units, {"id": ids, **columns}, "units", path)
+        values = describe_used(conversion.units, columns)
+        missing = f"{path}: no units left; expected some of {len(ids)}; {values}"
+        leave_out(chosen, "unit", "not chosen", notes, missing)
+        rows = rows[chosen[rows]]
+    return rows, is_heldout[rows]
+
+
+def evaluate(query: str, columns: dict[str, np.ndarray], flag: str, path: str | Path) -> np.ndarray:
+    """Return for which rows (bool) of a table a query is true; InputError if it cannot be."""
     import pandas as pd
 
-    columns = nwb.unit_columns(file)
-    flag, found = f"{path}: --units {conversion.units}", ", ".join(columns) or "none"
+    found, names = f"{path}: --{flag} {query}", f"columns are {', '.join(columns) or 'none'}"
+    values = describe_used(query, columns)
     try:
-        table = pd.DataFrame({"id": ids, **columns})
-        chosen = np.asarray(table.eval(conversion.units, engine="python"))
+        table = pd.DataFrame(columns)
+        chosen = np.asarray(table.eval(query, engine="python"))
     except Exception as error:  # a query can be wrong in any way
-        message = f"{flag} cannot be evaluated ({error}); columns are {found}"
-        raise InputError(message) from None
-    expected = f'expected a query such as quality == "good"; columns are {found}'
-    is_mask = chosen.dtype == bool and chosen.shape == ids.shape
-    require(is_mask, f"{flag} is not true or false for each unit; {expected}")
-    missing = f"{path}: no units left; expected some of {len(ids)}"
-    leave_out(chosen, f"of {len(ids)} units were not chosen", notes, missing)
-    return np.flatnonzero(chosen)
+        raise InputError(f"{found} cannot be evaluated ({error}); {names}") from None
+    is_mask = chosen.dtype == bool and chosen.shape == (len(table),)
+    expected = f'expected a query such as quality == "good"; {names}; {values}'
+    require(is_mask, f"{found} is not true or false for each row; {expected}")
+    return chosen
+
+
+def describe_used(query: str, columns: dict[str, np.ndarray]) -> str:
+    """Return what is in the columns that a query names."""
+    words = set(re.findall(r"\w+", query))
+    used = {name: values for name, values in columns.items() if name in words}
+    return "; ".join(f"{name} is {nwb.describe_column(of)}" for name, of in used.items())
 
 
 def choose_rows(
     windows: np.ndarray,
     condition: np.ndarray | None,
+    chosen: np.ndarray | None,
     span: tuple[float, float],
     path: str | Path,
     notes: list[str],
 ) -> np.ndarray:
-    """Return the trials that lie in the recording and have a condition, if conditions are given."""
+    """Return the trials that are chosen, lie in the recording, and have a condition, if given."""
     missing = f"{path}: no trials left; expected some within the recording, "
     missing += f"{span[0]:g} to {span[1]:g} s"
     kept = np.isfinite(windows).all(1) & (windows[:, 1] > span[0]) & (windows[:, 0] < span[1])
-    leave_out(kept, "trials have no time, or lie outside the recording", notes, missing)
+    leave_out(kept, "trial", "no time, or outside the recording", notes, missing)
+    if chosen is not None:
+        leave_out(chosen[kept], "trial", "not chosen", notes, missing)
+        kept &= chosen
     if condition is not None:
         is_text = condition.dtype.kind == "U"
         is_known = condition != "" if is_text else ~np.isnan(condition.astype(float))
-        leave_out(is_known[kept], "trials have no condition", notes, missing)
+        leave_out(is_known[kept], "trial", "no condition", notes, missing)
         kept &= is_known
     return np.flatnonzero(kept)
 
 
-def leave_out(kept: np.ndarray, why: str, notes: list[str], if_all: str) -> None:
+def leave_out(kept: np.ndarray, noun: str, why: str, notes: list[str], if_all: str) -> None:
     """Note how many trials or units are left out and why; if all are, raise InputError."""
-    if not kept.all():
-        notes.append(f"{(~kept).sum()} {why}; they were left out")
+    n_out = int((~kept).sum())
+    if n_out:
+        notes.append(f"{number_of(n_out, noun)} left out: {why}")
     require(kept.any(), if_all)

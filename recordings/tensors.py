@@ -34,8 +34,20 @@ class Tensors:
         found = f"{self.names}: found {', '.join(sorted(self.files)) or 'no key'}"
         kinds = f"an NWB file, {', '.join(LFADS_TORCH)} of lfads-torch, or {NLB} of the NLB"
         is_nlb = NLB in self.files
+        as_it_is = "train.py reads such a file (with --data.bin_width, if it has no bin_width)"
+        require("train_data" not in self.files, f"{self.names}: has train_data; {as_it_is}")
         require(is_nlb or set(LFADS_TORCH) <= self.files.keys(), f"{found}; expected {kinds}")
         return is_nlb
+
+    @property
+    def conversion_factor(self) -> float:
+        """What true rates are multiplied with. Raises InputError if it is no number above 0."""
+        key = "conversion_factor"
+        if key not in self.files:
+            return 1.0
+        stored = open_array(self.files[key], self.names, key, ())
+        require(0 < stored[()] < np.inf, f"{self.names}: {key} is {stored[()]}; expected above 0")
+        return float(stored[()])
 
     def read(self, key: str) -> np.ndarray:
         """Return an array (trials, time, neurons) as float32, once it is checked."""
@@ -60,7 +72,8 @@ def describe_tensors(paths: list[str]) -> str:
     with open_tensors(paths) as tensors:
         lines = [f"{tensors.names}: tensors of {'NLB' if tensors.is_nlb else 'lfads-torch'}"]
         for key, file in sorted(tensors.files.items()):
-            if isinstance(file[key], h5py.Dataset):
+            is_here = isinstance(file.get(key, getlink=True), h5py.HardLink)
+            if is_here and isinstance(file[key], h5py.Dataset):
                 lines.append(f"  {key}: {file[key].shape}")
     also = f" --also {' '.join(paths[1:])}" if paths[1:] else ""
     command = f"python convert.py {paths[0]}{also} --out yours.h5 --bin_width SECONDS"
@@ -92,16 +105,12 @@ def convert_tensors(
         splits, n_heldin = read_nlb(tensors) if is_nlb else read_lfads_torch(tensors, bin_width)
         has_evaluation = any(key.startswith("eval_spikes") for key in tensors.files)
     spikes, attributes = splits["train"]["data"], {"source": ", ".join(paths)}
-    n_bins, n_neurons = spikes.shape[1:]
-    report = f"{out}: trials of {n_bins} bins of {bin_width:g} s, {n_neurons} neurons"
-    if n_heldin < n_neurons:
+    if n_heldin < spikes.shape[2]:
         attributes["n_heldin"] = n_heldin
-        report += f", the last {n_neurons - n_heldin} of them never seen by the encoder"
     if "valid" in splits:
-        write_splits(out, splits, bin_width, attributes)
-        return report
+        return write_splits(out, splits, bin_width, attributes)
     split = {"valid_fraction": valid_fraction, "seed": seed}
-    write_recording(out, spikes, bin_width, attributes=attributes, **split)
+    report = write_recording(out, spikes, bin_width, attributes=attributes, **split)
     if has_evaluation:
         why = "their held-out counts are not there (--also FILE)"
         report += f"\nevaluation trials were left out: {why}"
@@ -120,9 +129,8 @@ def read_lfads_torch(tensors: Tensors, bin_width: float) -> tuple[dict, int]:
         require(is_same, f"{tensors.names}: {found}; expected the same")
         splits[split] = {"data": spikes}
         if f"{split}_truth" in tensors.files:
-            file = tensors.files.get("conversion_factor")  # rates times this are stored
-            factor = 1.0 if file is None else float(file["conversion_factor"][()])
-            splits[split]["truth"] = tensors.read(f"{split}_truth")[:, :n_bins] / factor / bin_width
+            rates = tensors.read(f"{split}_truth")[:, :n_bins] / tensors.conversion_factor
+            splits[split]["truth"] = rates / bin_width
     return splits, n_heldin
 
 

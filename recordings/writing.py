@@ -1,15 +1,15 @@
 """Write HDF5 files of recordings from arrays."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import h5py
 import numpy as np
 
-from command_line import atomic_write
+from command_line import atomic_write, number_of, writable_folder
 from recordings import checks
-from recordings.hdf5 import SPLITS
+from recordings.hdf5 import SPLITS, open_to_write
 from recordings.splitting import split_trials
 
 NOTHING = MappingProxyType({})
@@ -27,15 +27,18 @@ def write_recording(
     groups: np.ndarray | None = None,
     per_trial: Mapping[str, np.ndarray] = NOTHING,
     attributes: Mapping[str, str | int | float] = NOTHING,
-) -> None:
+) -> str:
     """Write arrays to a file that train.py reads, with a random part of the trials for validation.
+
+    `train_index` and `valid_index` say which trial of the arrays a trial of the file is.
 
     Args:
         path: HDF5 file to write. An existing one is replaced.
         spikes: (trials, time, neurons) counts per bin, of any numeric type; NaN = missing.
         bin_width: Width of a time bin (s).
         observed: (trials, time, neurons) bool, False where a count is missing, if not NaN.
-        condition: (trials,) integer labels. Each condition is split as equally as possible.
+        condition: (trials,) labels. Each condition is split as equally as possible. Text and
+            fractions are stored as 0, 1, ... with their names.
         rates: (trials, time, neurons) true rates (spikes/s), where known.
         valid_fraction: Fraction of the trials for validation.
         seed: Seed of the split.
@@ -44,32 +47,38 @@ def write_recording(
         per_trial: Further arrays (trials, ...) to split, such as `start`: train_start, valid_start.
         attributes: Further attributes of the file.
 
+    Returns:
+        What was written, in a line, and a line for each thing that looks wrong.
+
     Raises:
         InputError: arrays of different shapes, values that are not counts or rates, or too few
             trials or groups.
     """
-    spikes = np.asarray(spikes)
-    checks.check_shape(spikes.shape, path, "spikes")
-    arrays = {"observed": observed, "condition": condition, "rates": rates, "groups": groups}
-    for name, array in arrays.items():
-        if array is not None:
-            n_axes = 1 if name in ("condition", "groups") else 3
-            checks.check_fit(array, spikes.shape[:n_axes], path, name)
-    if condition is not None:
-        dtype = np.asarray(condition).dtype
-        message = f"{path}: condition has the type {dtype}; expected whole numbers"
-        checks.require(dtype.kind in "biuf", message)
-    is_valid = split_trials(len(spikes), valid_fraction, seed, condition, groups, path)
-    spikes = checks.check_counts(spikes, path, "spikes")
-    if observed is not None:
-        spikes[~np.asarray(observed, dtype=bool)] = np.nan
-    arrays = {"data": spikes, "truth": rates, "condition": condition, **per_trial}
+    spikes, n_trials = checks.read_spikes(spikes, path, "spikes"), len(spikes)
+    arrays = {"condition": condition, "groups": groups, "index": np.arange(n_trials), **per_trial}
+    arrays |= {"observed": observed, "rates": rates}
     arrays = {key: np.asarray(array) for key, array in arrays.items() if array is not None}
+    shapes = {"observed": spikes.shape, "rates": spikes.shape}
+    shapes |= dict.fromkeys(("condition", "groups"), (n_trials,))
+    for name, array in arrays.items():
+        checks.check_fit(array, shapes.get(name, (n_trials, *array.shape[1:])), path, name)
+    if observed is not None:
+        spikes[~arrays.pop("observed").astype(bool)] = np.nan
+    if condition is not None and arrays["condition"].dtype.kind not in "biu":
+        names, arrays["condition"] = np.unique(arrays["condition"].astype(str), return_inverse=True)
+        attributes = {"condition_names": json.dumps(names.tolist()), **attributes}
+    labels = arrays.get("condition")
+    is_valid = split_trials(
+        n_trials, valid_fraction, seed, labels, arrays.pop("groups", None), path
+    )
+    arrays["data"] = spikes
+    if rates is not None:
+        arrays["truth"] = arrays.pop("rates")
     splits = {
         split: {key: array[chosen] for key, array in arrays.items()}
         for split, chosen in zip(SPLITS, (~is_valid, is_valid), strict=True)
     }
-    write_splits(path, splits, bin_width, {"seed": seed, **attributes})
+    return write_splits(path, splits, bin_width, {"seed": seed, **attributes})
 
 
 def write_splits(
@@ -77,7 +86,7 @@ def write_splits(
     splits: Mapping[str, Mapping[str, np.ndarray]],
     bin_width: float,
     attributes: Mapping[str, str | int | float] = NOTHING,
-) -> None:
+) -> str:
     """Write trials that are already split to a file that train.py reads.
 
     Args:
@@ -88,21 +97,26 @@ def write_splits(
         bin_width: Width of a time bin (s).
         attributes: Further attributes of the file.
 
+    Returns:
+        What was written, in a line, and a line for each thing that looks wrong.
+
     Raises:
-        InputError: values that are not counts or rates, or splits of other bins or neurons.
+        InputError: values that are not counts or rates, splits of other bins or neurons, or a
+            folder that cannot be written.
     """
     bin_width = checks.check_bin_width(bin_width, path)
     shapes = {split: arrays["data"].shape for split, arrays in splits.items()}
     message = f"{path}: spikes have the shapes {shapes}; expected the same time bins and neurons"
     checks.require(len({shape[1:] for shape in shapes.values()}) == 1, message)
-    spikes = {
-        split: checks.check_counts(arrays["data"], path, f"{split} spikes")
-        for split, arrays in splits.items()
-    }
+    spikes = {}
+    for split, arrays in splits.items():
+        spikes[split] = checks.check_counts(arrays["data"], path, f"{split} spikes")
+        checks.check_observed(~np.isnan(spikes[split]), path, f"{split} spikes")
+    writable_folder(Path(path).parent, "the folder")
     dtype, one_trial = smallest_type(*spikes.values()), spikes["train"][0]
     n_together = max(1, min(2**18 // one_trial.size, *map(len, spikes.values())))  # trials
     packed = {"compression": "gzip", "shuffle": True, "chunks": (n_together, *one_trial.shape)}
-    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_write(path) as temporary, open_to_write(temporary) as file:
         file.attrs.update(bin_width=bin_width, rate_unit="spikes/s", **attributes)
         for split, arrays in splits.items():
             for key, array in arrays.items():
@@ -112,7 +126,28 @@ def write_splits(
                     rates = checks.check_rates(array, path, "rates")
                     file.create_dataset(f"{split}_truth", data=rates, **packed)
                 else:
-                    file[f"{split}_{key}"] = array
+                    is_text = np.asarray(array).dtype.kind == "U"
+                    file[f"{split}_{key}"] = np.char.encode(array, "utf-8") if is_text else array
+    return describe_written(path, spikes, bin_width, attributes.get("n_heldin"))
+
+
+def describe_written(
+    path: str | Path, spikes: dict[str, np.ndarray], bin_width: float, n_heldin: int | None
+) -> str:
+    """Return what was written in a line, and a line for each sign of a wrong unit."""
+    n_valid, (_, n_bins, n_neurons) = len(spikes["valid"]), spikes["valid"].shape
+    n_observed = sum((~np.isnan(part)).sum((0, 1)) for part in spikes.values())  # (N,)
+    rates = sum(np.nansum(part, (0, 1)) for part in spikes.values()) / n_observed.clip(1)
+    n_trials = sum(map(len, spikes.values()))
+    missing = 100 * (1 - n_observed.mean() / (n_trials * n_bins))
+    parts = [number_of(n_trials, "trial"), f"{n_valid} of them for validation"]
+    parts += [f"{number_of(n_bins, 'bin')} of {bin_width:g} s", number_of(n_neurons, "neuron")]
+    if n_heldin is not None:
+        parts.append(f"the last {n_neurons - n_heldin} of them never seen by the encoder")
+    parts += [f"{missing:.1f}% of the counts missing"] if missing else []
+    return "\n".join(
+        [f"{path}: {', '.join(parts)}", *checks.doubt_units(rates / bin_width, bin_width)]
+    )
 
 
 def smallest_type(*spikes: np.ndarray) -> type:

@@ -64,7 +64,7 @@ def test_without_out_it_lists_what_is_there_and_its_command_works(call, tmp_path
         trials["stop_time"][-1] = float("nan")
     path = write_nwb(tmp_path / "s.nwb", trials=trials, quality=QUALITY)
     listed = call(tmp_path, "convert.py", path).output
-    for expected in ("6 units", "quality", "table trials: 40 rows", "cue_time, choice, block"):
+    for expected in ("6 units", "quality", "table trials: 40 rows", "choice: text: left, right"):
         assert expected in listed
     done = call(tmp_path, *shlex.split(listed.split("for example: ")[1])[1:])
     assert (done.status, done.errors) == (0, "")
@@ -75,8 +75,8 @@ def test_without_out_it_lists_what_is_there_and_its_command_works(call, tmp_path
 def test_aligned_to_an_event_with_conditions_and_chosen_units(convert, tmp_path, session):
     words = "--align_to cue_time --start -0.2 --stop 0.6 --bin_width 0.05 --condition choice"
     output, _ = convert(session, f"{words} --units 'quality == \"good\"'")
-    assert "1 trials have no time" in output  # the one without a cue
-    assert "2 of 6 units were not chosen" in output
+    assert "1 trial left out: no time" in output  # the one without a cue
+    assert "2 units left out: not chosen" in output
     recording = read_file(tmp_path / "a.h5")
     assert json.loads(recording.conversion)["unit_ids"] == [0, 10, 30, 40]
     assert recording.condition_names == ["left", "right"]
@@ -158,10 +158,10 @@ def test_what_can_be_mended_is_mended_and_said(convert, tmp_path):
     trials = trials_of(40, spacing=3.0)  # the last ones after the session
     output, spikes = convert(write_nwb(tmp_path / "s.nwb", times, trials))
     for line in (
-        "unit 10: 1 spike times that are no numbers were left out",
+        "unit 10: 1 spike time left out, because not a number",
         "unit 10: spike times were out of order and were sorted",
-        "1 units have at most 0 spikes/s in the trials; they were left out",
-        "7 trials have no time, or lie outside the recording",
+        "1 unit left out: at most 0 spikes/s in the trials",
+        "7 trials left out: no time, or outside the recording",
     ):
         assert line in output
     assert spikes.shape == (33, 50, 5)
@@ -174,7 +174,7 @@ def test_what_can_be_mended_is_mended_and_said(convert, tmp_path):
         ("--align_to taps --stop 1", "--align_to taps: expected a column of trials: start_time"),
         ("--condition taps", "--condition taps: expected a column"),
         ("--units 'quality == '", "--units quality == cannot be evaluated"),
-        ("--units 'rate > 3'", "columns are quality"),
+        ("--units 'rate > 3'", "columns are id, quality"),
         ("--units 'quality == \"best\"'", "no units left; expected some of 6"),
         ("--min_rate 1000", "no units left; expected some with more than 1000 spikes/s"),
         ("--start 500 --stop 501", "no trials left; expected some within the recording"),
@@ -187,8 +187,8 @@ def test_what_can_be_mended_is_mended_and_said(convert, tmp_path):
         ("--align_to cue_time", "--align_to cue_time: expected --stop beside it"),
         ("--start -0.5", "--start -0.5: expected --stop beside it"),
         ("--window 1 --condition choice", "--window 1.0: expected no --condition beside it"),
-        ("--units quality", "is not true or false for each unit; expected a query"),
-        ("--units 1", "is not true or false for each unit"),
+        ("--units quality", "is not true or false for each row; expected a query"),
+        ("--units 1", "is not true or false for each row"),
     ],
 )
 def test_options_that_do_not_fit_the_file(convert, session, options, error):
@@ -236,7 +236,7 @@ def test_stray_times_missing_intervals_and_conditions(convert, tmp_path):
     convert(path, "--window 1", "(is there a stray spike time?)")
     output, spikes = convert(path, "--condition choice")
     assert "unit 0: has spikes but no obs_intervals, and was taken as observed at all" in output
-    assert "10 trials have no condition" in output
+    assert "10 trials left out: no condition" in output
     assert spikes.shape == (30, 50, 6)
 
 

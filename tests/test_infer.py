@@ -1,6 +1,7 @@
 """From a checkpoint and a file to rates."""
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from conftest import check_end
 
 import infer as module
 from command_line import read_table
 from evaluation.checkpoints import load_checkpoint, load_model_and_data
 from evaluation.inference import infer_arrays
+from recordings import write_recording
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,52 @@ def test_a_file_in_the_way_is_left_as_it_was(infer, tmp_path, small_lorenz):
     (tmp_path / "rates.h5").write_text("mine")
     infer(small_lorenz, error="rates.h5: exists")
     assert (tmp_path / "rates.h5").read_text() == "mine"
+
+
+def test_labels_of_trials_are_copied_and_links_are_not(infer, tmp_path):
+    rng, choice = np.random.default_rng(0), np.array(["left", "right"])[np.arange(30) % 2]
+    spikes, tap = rng.poisson(0.5, (30, 20, 12)), rng.random((30, 2))
+    write_recording(
+        tmp_path / "a.h5", spikes, 0.02, condition=choice, per_trial={"tap": tap, "choice": choice}
+    )
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        file["train_secret"] = h5py.ExternalLink("/etc/passwd", "x")
+        file["train_latents"] = np.zeros((24, 3))
+    for out in ("rates.h5", "rates.npz"):
+        infer("a.h5", out)
+    with h5py.File(tmp_path / "rates.h5") as file, np.load(tmp_path / "rates.npz") as arrays:
+        assert set(file) == set(arrays) - {"about"}
+        assert "train_secret" not in file
+        assert file["train_latents"].shape == (24, 20, 8)
+        assert file["condition_names"][:].tolist() == [b"left", b"right"]
+        for split in ("train", "valid"):
+            index = file[f"{split}_index"][:]
+            np.testing.assert_array_equal(file[f"{split}_tap"], tap[index])
+            np.testing.assert_array_equal(arrays[f"{split}_choice"].astype(str), choice[index])
+            np.testing.assert_array_equal(file[f"{split}_condition"], index % 2)
+
+
+def test_the_encoder_alone_infers_if_asked(call, tmp_path, checkpoint, small_lorenz):
+    model, data = load_model_and_data(checkpoint)
+    words = ("--out", "rates.h5", "--prior", "encoder")
+    assert call(tmp_path, "infer.py", checkpoint, small_lorenz, *words).status == 0
+    with h5py.File(tmp_path / "rates.h5") as file, torch.no_grad():
+        expected = model.rates(model(torch.from_numpy(data.trials["valid"].spikes)).log_rates)
+        np.testing.assert_allclose(file["valid_rates"], expected, rtol=1e-4)
+        assert file.attrs["prior"] == "encoder"
+
+
+@pytest.mark.parametrize("out", ["rates.h5", "rates.npz"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(call, tmp_path, checkpoint, small_lorenz, out):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        done = call(tmp_path, "infer.py", checkpoint, small_lorenz, "--out", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    check_end(done, 1)
+    assert f"File too large: '{out}'" in done.errors
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rates_that_underflow_have_finite_logarithms(checkpoint):

@@ -51,6 +51,7 @@ def test_rates_of_a_session_in_three_formats(infer, tmp_path, trained):
         for given in (file, arrays):
             np.testing.assert_allclose(given["start"][:], 1.2 + 1.5 * np.arange(59))
             assert given["unit_ids"][:].tolist() == [0, 10, 30, 40]
+            assert given["row"][:].tolist() == list(range(59))
     assert rates.shape == (59, 30, 4)
     # the same trials and units as in the file of the training
     infer(checkpoint, data, "--out again.h5")
@@ -59,12 +60,16 @@ def test_rates_of_a_session_in_three_formats(infer, tmp_path, trained):
     np.testing.assert_allclose(np.sort(again.sum((1, 2))), np.sort(rates.sum((1, 2))), rtol=1e-3)
     with NWBHDF5IO(tmp_path / "rates.nwb", "r") as file:
         nwb = file.read()
-        series = nwb.processing["sbtt"]["rates"]
+        module = nwb.processing["ecephys"]
+        series, latents = module["inferred_rates"], module["inferred_latents"]
         np.testing.assert_allclose(series.data[:].reshape(59, 30, 4), rates, rtol=1e-5)
         np.testing.assert_allclose(series.timestamps[:30], 1.2 + 0.02 * (0.5 + np.arange(30)))
         assert (series.unit, len(nwb.units)) == ("spikes/s", 6)
-        assert "0, 10, 30, 40" in series.comments
-    found = "has a processing module sbtt"
+        assert module["inferred_rates_sd"].data.shape == series.data.shape
+        assert latents.data.shape == (59 * 30, 8)
+        assert module["inferred_units"]["unit"].table is nwb.units
+        assert module["inferred_units"]["unit"][:].index.tolist() == [0, 10, 30, 40]
+    found = "has inferred_rates in the processing module ecephys"
     infer(checkpoint, str(tmp_path / "rates.nwb"), "--out b.nwb --to nwb", found)
     assert not (tmp_path / "b.nwb").exists()
     infer(checkpoint, session, "--bin_width 0.05", "--bin_width 0.05: expected that of the train")
@@ -77,7 +82,7 @@ def test_rates_in_a_session_have_one_value_at_each_time(infer, tmp_path, trained
     session = write_nwb(tmp_path / "s.nwb", trials=trials, quality=QUALITY)
     infer(trained[1], session, "--out rates.nwb")
     with NWBHDF5IO(tmp_path / "rates.nwb", "r") as file:
-        times = file.read().processing["sbtt"]["rates"].timestamps[:]
+        times = file.read().processing["ecephys"]["inferred_rates"].timestamps[:]
     assert (np.diff(times) > 0.01).all()
     assert len(times) > 20 * 30
 

@@ -48,6 +48,43 @@ def test_arrays_come_back_as_they_were_written(tmp_path, counts):
             np.testing.assert_allclose(of_rates, rates[trial], rtol=1e-6)
 
 
+def test_the_file_says_which_trial_of_the_arrays_a_trial_is(tmp_path, counts):
+    choice, depth = np.array(["right", "left"])[np.arange(50) % 2], np.linspace(0, 1, 50)
+    names = [f"trial {trial}" for trial in range(50)]
+    path = tmp_path / "new" / "a.h5"  # the folder is made
+    written = write_recording(
+        path, counts.tolist(), 0.02, condition=choice, per_trial={"depth": depth, "name": names}
+    )
+    assert written == f"{path}: 50 trials, 10 of them for validation, 6 bins of 0.02 s, 4 neurons"
+    recording = read_file(path)
+    assert recording.condition_names == ["left", "right"]
+    with h5py.File(path) as file:
+        for split, trials in recording.trials.items():
+            index = file[f"{split}_index"][:]
+            np.testing.assert_array_equal(trials.spikes, counts[index])
+            np.testing.assert_array_equal(file[f"{split}_depth"], depth[index])
+            assert file[f"{split}_name"].asstr()[0] == f"trial {index[0]}"
+            assert trials.condition.tolist() == (choice[index] == "right").tolist()
+
+
+@pytest.mark.parametrize(
+    ("bin_width", "factor", "doubt"),
+    [
+        (20, 1, "a bin is 20 s wide; is this in ms?"),
+        (20, 1, "spikes/s; is the bin width in ms?"),
+        (0.02, 1000, "spikes/s; are these spike counts"),
+        (0.9, 0.01, "spikes/s; are spike times in ms?"),
+    ],
+)
+def test_units_that_are_probably_wrong_are_named(
+    tmp_path, describe, counts, bin_width, factor, doubt
+):
+    counts = np.floor(counts * factor)
+    counts[:, 0, 0] = 1
+    assert doubt in write_recording(tmp_path / "a.h5", counts, bin_width)
+    assert doubt in describe(str(tmp_path / "a.h5"))
+
+
 def test_conditions_are_split_equally_and_the_split_follows_from_the_seed(tmp_path, counts):
     condition, splits = np.repeat(np.arange(5), 10), []
     for seed in (0, 0, 1):
@@ -88,6 +125,11 @@ def test_counts_are_stored_in_little_space(tmp_path, counts, dtype, first, store
         ({"condition": np.zeros(4)}, r"condition has shape \(4,\); expected \(9,\)"),
         ({"rates": np.full((9, 2, 2), np.nan)}, "rates holds negative or non-finite values"),
         ({"bin_width": 0.0}, "bin_width is 0.0"),
+        ({"bin_width": 1j}, "bin_width is 1j"),
+        ({"spikes": [[[1, 2]], [[1]]]}, "lists of different lengths"),
+        ({"spikes": np.full((9, 2, 2), np.nan)}, "train spikes holds NaN alone"),
+        ({"spikes": np.full((9, 2, 2), "1")}, "spikes has the type <U1; expected numbers"),
+        ({"per_trial": {"start": np.zeros(8)}}, r"start has shape \(8,\); expected \(9,\)"),
         ({"valid_fraction": 0.01}, "0 of 9 trials for validation"),
     ],
 )
@@ -121,7 +163,7 @@ def test_describe_names_what_looks_wrong(monkeypatch, describe, data_arrays, wri
         "train: observed but silent: neurons 1",
         "train: above 300 spikes/s: neurons 5",
         "train: never observed: time bins 4",
-        "train: without any observed count: 1 trials",
+        "train: without any observed count: 1 trial\n",
         "train: the highest count in a bin of 0.02 s is 90",
     ):
         assert line in output
