@@ -112,7 +112,7 @@ def unchanged(batch: Batch) -> Batch:
 
 
 class SpikeDataModule(pl.LightningDataModule):
-    """Masked spike counts for training and validation.
+    """Masked spike counts for training and validation, and for a test if the file has such trials.
 
     Args:
         path: HDF5 file with spike counts; README.md lists its keys.
@@ -214,7 +214,7 @@ class SpikeDataModule(pl.LightningDataModule):
         """Draw the masks. The same seed gives the same masks in any stage, order and process."""
         options, n_neurons = self.hparams, self.n_neurons
         n_train = len(self.trials["train"].spikes)
-        strides = {"train": development_stride(n_train, options.development_fraction), "valid": 1}
+        stride = development_stride(n_train, options.development_fraction)
         first_heldout = self.n_heldin if self.n_heldin < n_neurons else None
         mask_seed = options.seed if options.mask_seed is None else options.mask_seed
         self.datasets = {}
@@ -223,8 +223,8 @@ class SpikeDataModule(pl.LightningDataModule):
                 seeds=[mask_seed, number],
                 bandwidth=options.bandwidth,
                 heldout_fraction=options.heldout_fraction,
-                stride=strides[split],
-                first_heldout=first_heldout if split == "valid" else None,
+                stride=stride if split == "train" else 1,
+                first_heldout=None if split == "train" else first_heldout,
                 pattern=options.pattern,
                 fill=options.fill,
             )
@@ -240,9 +240,12 @@ class SpikeDataModule(pl.LightningDataModule):
         return self._loader(dataset, self.batch_size, sampler)
 
     def val_dataloader(self) -> DataLoader:
-        dataset = self.datasets["valid"]
-        n_together = min(VALID_BATCH_SIZE, n_affordable(*self.trials["valid"].spikes.shape[1:]))
-        return self._loader(dataset, n_together, None)
+        return self.score_dataloader("valid")
+
+    def score_dataloader(self, split: str) -> DataLoader:
+        """Return the trials of a split in their order, in large batches."""
+        n_together = min(VALID_BATCH_SIZE, n_affordable(*self.trials[split].spikes.shape[1:]))
+        return self._loader(self.datasets[split], n_together, None)
 
     def _loader(self, dataset: Dataset, batch_size: int, sampler: Sampler | None) -> DataLoader:
         n_workers = self.hparams.num_workers

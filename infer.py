@@ -37,7 +37,7 @@ from model import SequentialAutoencoder
 from modules.priors import PRIORS
 from recordings.checks import check_condition_names, check_counts
 from recordings.hdf5 import (
-    SPLITS,
+    ALL_SPLITS,
     Array,
     blocks,
     open_file,
@@ -80,7 +80,7 @@ def open_spikes(path: str, bin_width: float | None) -> Source:
         InputError: a file that cannot be read or has no spikes.
     """
     with open_file(path) as file:
-        prefixes = ["", *(f"{split}_" for split in SPLITS)]
+        prefixes = ["", *(f"{split}_" for split in ALL_SPLITS)]
         found = [prefix for prefix in prefixes if f"{prefix}data" in file]
         expected = "expected data, or train_data and valid_data"
         require(len(found) > 0, f"{path}: has no key data; {expected}")

@@ -41,7 +41,7 @@ from training.callbacks import (
 )
 from training.pool import connect, do_tasks, use_one_thread
 from training.progress import WriteProgress, clock, show_progress
-from training.table import SCORES, print_table
+from training.table import SCORES, TEST_SCORES, print_table
 from training.tensorboard import TensorBoardPages, log_result, make_logger
 from training.transfer import start_from
 
@@ -133,6 +133,9 @@ def train_run(
         for line in find_weaknesses(scores, data):
             find_progress(trainer).note(line)
         scores = {name: scores.get(name, float("nan")) for name in SCORES}
+        if "test" in data.trials:
+            test = evaluate(best_model, data, split="test")[0]
+            scores |= {f"test_{name}": test.get(name, float("nan")) for name in TEST_SCORES}
         log_result(trainer.logger, folder, config, scores)
     timer = next(callback for callback in trainer.callbacks if isinstance(callback, Timer))
     row = {"bandwidth": data.n_observed, "seed": config.seed_everything}

@@ -34,9 +34,9 @@ class Score:
 
 @torch.no_grad()
 def evaluate(
-    model: SequentialAutoencoder, data: SpikeDataModule, n_kept: int = 0
+    model: SequentialAutoencoder, data: SpikeDataModule, n_kept: int = 0, split: str = "valid"
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Score a model on the validation trials, and keep what it infers for the first of them.
+    """Score a model on the trials of a split, and keep what it infers for the first of them.
 
     Returns:
         The scores, named as in training without `valid/`; and the arrays of `infer_arrays` for the
@@ -45,7 +45,7 @@ def evaluate(
     model.eval()
     model.reset_scores(data.mean_counts)
     kept = []
-    for batch in data.val_dataloader():
+    for batch in data.score_dataloader(split):
         inferred = model.score_batch(batch.to(model.device))
         if sum(len(part["rates"]) for part in kept) < n_kept:
             kept.append(to_arrays(model, inferred))

@@ -17,6 +17,7 @@ from command_line import InputError
 from recordings import checks
 
 SPLITS = ("train", "valid")
+ALL_SPLITS = (*SPLITS, "test")  # a file may have trials that are only scored
 MAX_IN_MEMORY = 4 * 2**30  # bytes of counts as float32; a larger file stays on disk
 BLOCK_SIZE = 2**26  # bytes to read at a time
 
@@ -58,7 +59,7 @@ class Trials(NamedTuple):
 class Recording(NamedTuple):
     """What is in a data file."""
 
-    trials: dict[str, Trials]  # of `train` and `valid`
+    trials: dict[str, Trials]  # of `train` and `valid`, perhaps of `test`
     bin_width: float  # s
     n_heldin: int  # neurons that the encoder may see, the first ones; it never sees the others
     conversion: str | None  # how convert.py made the file from a session (JSON)
@@ -117,12 +118,14 @@ def read_file(path: str | Path, bin_width: float | None = None) -> Recording:
     expected = "expected an HDF5 file with train_data and valid_data"
     checks.require(Path(path).is_file(), f"{path}: no such file; {expected}")
     with open_file(path) as file:
-        trials = {split: open_trials(file, path, f"{split}_") for split in SPLITS}
+        splits = [split for split in ALL_SPLITS if split in SPLITS or f"{split}_data" in file]
+        trials = {split: open_trials(file, path, f"{split}_") for split in splits}
         bin_width = read_bin_width(file, path, bin_width)
-        shapes = [trials[split].spikes.shape for split in SPLITS]
-        train, valid = (shape[1:] for shape in shapes)
-        found = f"train_data has (time, neurons) {train}, valid_data {valid}"
-        checks.require(train == valid, f"{path}: {found}; expected the same")
+        shapes = [trials[split].spikes.shape for split in splits]
+        train, *others = (shape[1:] for shape in shapes)
+        for split, other in zip(splits[1:], others, strict=True):
+            found = f"train_data has (time, neurons) {train}, {split}_data {other}"
+            checks.require(train == other, f"{path}: {found}; expected the same")
         if 4 * sum(map(math.prod, shapes)) <= MAX_IN_MEMORY:
             trials = {split: read_trials(stored) for split, stored in trials.items()}
         n_heldin = checks.check_n_heldin(file.attrs.get("n_heldin", train[1]), train[1], path)
@@ -177,7 +180,7 @@ def read_per_trial(
 
     Links, groups and arrays of another length are left out.
     """
-    found, others = {}, () if prefix else tuple(f"{split}_" for split in SPLITS)
+    found, others = {}, () if prefix else tuple(f"{split}_" for split in ALL_SPLITS)
     for key in file:
         is_here = isinstance(file.get(key, getlink=True), h5py.HardLink)
         is_further = key.startswith(prefix) and not key.startswith(others)

@@ -81,7 +81,7 @@ def hold_out_conditions(trials: dict[str, Trials], path: str | Path) -> dict[str
     found = f"{path}: has {len(labels)} conditions"
     require(len(labels) >= 5, f"{found}; expected at least 5, to hold out every fifth")
     is_valid = np.isin(joined.condition, labels[2::5])
-    return {
+    return trials | {
         split: Trials(*(None if field is None else field[chosen] for field in joined))
         for split, chosen in zip(SPLITS, (~is_valid, is_valid), strict=True)
     }

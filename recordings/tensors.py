@@ -15,7 +15,8 @@ import numpy as np
 from command_line import require
 from recordings.checks import check_shape, open_array
 from recordings.hdf5 import SPLITS, open_file
-from recordings.writing import write_recording, write_splits
+from recordings.splitting import split_trials
+from recordings.writing import write_splits
 
 LFADS_TORCH = [f"{split}_{kind}_data" for split in SPLITS for kind in ("encod", "recon")]
 NLB = "train_spikes_heldin"
@@ -85,8 +86,8 @@ def convert_tensors(
 ) -> str:
     """Write files of lfads-torch or the NLB as a data file for train.py; return a report.
 
-    The bins that are to be forecast are left out. The NLB's evaluation trials are the validation
-    trials if their held-out counts are known; else some training trials are.
+    The bins that are to be forecast are left out. The NLB's evaluation trials are the test: some
+    training trials validate, as no score of the evaluation trials may choose anything.
 
     Args:
         paths: HDF5 files: one of lfads-torch, or one or several of the NLB.
@@ -103,18 +104,14 @@ def convert_tensors(
         found = f"{tensors.names}: does not say how wide its bins are"
         require(bin_width is not None, f"{found}; expected --bin_width SECONDS")
         splits, n_heldin = read_nlb(tensors) if is_nlb else read_lfads_torch(tensors, bin_width)
-        has_evaluation = any(key.startswith("eval_spikes") for key in tensors.files)
     spikes, attributes = splits["train"]["data"], {"source": ", ".join(paths)}
     if n_heldin < spikes.shape[2]:
         attributes["n_heldin"] = n_heldin
-    if "valid" in splits:
-        return write_splits(out, splits, bin_width, attributes)
-    split = {"valid_fraction": valid_fraction, "seed": seed}
-    report = write_recording(out, spikes, bin_width, attributes=attributes, **split)
-    if has_evaluation:
-        why = "their held-out counts are not there (--also FILE)"
-        report += f"\nevaluation trials were left out: {why}"
-    return report
+    if "valid" not in splits:
+        is_valid = split_trials(len(spikes), valid_fraction, seed, path=out)
+        for split, chosen in (("train", ~is_valid), ("valid", is_valid)):
+            splits[split] = {"data": spikes[chosen], "index": np.flatnonzero(chosen)}
+    return write_splits(out, splits, bin_width, attributes)
 
 
 def read_lfads_torch(tensors: Tensors, bin_width: float) -> tuple[dict, int]:
@@ -135,10 +132,13 @@ def read_lfads_torch(tensors: Tensors, bin_width: float) -> tuple[dict, int]:
 
 
 def read_nlb(tensors: Tensors) -> tuple[dict, int]:
-    """Return the arrays of `write_splits`, without unknown `valid`, and the number held in."""
+    """Return the arrays of `write_splits`, without `valid`, and the number of held-in neurons.
+
+    Counts of the evaluation's held-out neurons that are not published are NaN.
+    """
     names = {"train": "train"}
-    if "eval_spikes_heldout" in tensors.files:
-        names["valid"] = "eval"
+    if "eval_spikes_heldin" in tensors.files:
+        names["test"] = "eval"
     splits, n_heldin = {}, []
     for split, name in names.items():
         keys = [f"{name}_spikes_heldin", f"{name}_spikes_heldout"]
@@ -150,4 +150,9 @@ def read_nlb(tensors: Tensors) -> tuple[dict, int]:
         n_heldin.append(shapes[0][2])
     found = f"{tensors.names}: {n_heldin} held-in neurons in training and evaluation"
     require(len(set(n_heldin)) == 1, f"{found}; expected the same")
+    n_neurons = splits["train"]["data"].shape[2]
+    if "eval_spikes_heldout" not in tensors.files and "test" in splits:  # not published
+        spikes = splits["test"]["data"]
+        unknown = np.full((*spikes.shape[:2], n_neurons - spikes.shape[2]), np.nan, spikes.dtype)
+        splits["test"]["data"] = np.concatenate((spikes, unknown), axis=2)
     return splits, n_heldin[0]

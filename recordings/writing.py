@@ -91,9 +91,9 @@ def write_splits(
 
     Args:
         path: HDF5 file to write. An existing one is replaced.
-        splits: For `train` and `valid`: `data` (trials, time, neurons) counts per bin, NaN =
-            missing, and where known `truth` (rates in spikes/s, of the same shape) and `condition`
-            (trials,) integer labels; any other arrays (trials, ...).
+        splits: For `train`, `valid` and, if there is one, `test`: `data` (trials, time, neurons)
+            counts per bin, NaN = missing, and where known `truth` (rates in spikes/s, of the same
+            shape) and `condition` (trials,) integer labels; any other arrays (trials, ...).
         bin_width: Width of a time bin (s).
         attributes: Further attributes of the file.
 
@@ -135,12 +135,13 @@ def describe_written(
     path: str | Path, spikes: dict[str, np.ndarray], bin_width: float, n_heldin: int | None
 ) -> str:
     """Return what was written in a line, and a line for each sign of a wrong unit."""
-    n_valid, (_, n_bins, n_neurons) = len(spikes["valid"]), spikes["valid"].shape
+    _, n_bins, n_neurons = spikes["valid"].shape
     n_observed = sum((~np.isnan(part)).sum((0, 1)) for part in spikes.values())  # (N,)
     rates = sum(np.nansum(part, (0, 1)) for part in spikes.values()) / n_observed.clip(1)
     n_trials = sum(map(len, spikes.values()))
     missing = 100 * (1 - n_observed.mean() / (n_trials * n_bins))
-    parts = [number_of(n_trials, "trial"), f"{n_valid} of them for validation"]
+    parts = [number_of(n_trials, "trial"), f"{len(spikes['valid'])} of them for validation"]
+    parts += [f"{len(spikes['test'])} for the test"] if "test" in spikes else []
     parts += [f"{number_of(n_bins, 'bin')} of {bin_width:g} s", number_of(n_neurons, "neuron")]
     if n_heldin is not None:
         parts.append(f"the last {n_neurons - n_heldin} of them never seen by the encoder")

@@ -10,6 +10,7 @@ from conftest import SMALL
 
 from evaluation.checkpoints import load_model_and_data
 from evaluation.inference import infer_arrays
+from evaluation.run_folders import read_results
 from evaluation.scoring import evaluate
 from recordings.hdf5 import read_file
 
@@ -79,17 +80,21 @@ def bits_per_spike(rates: np.ndarray, spikes: np.ndarray) -> float:
 def test_co_smoothing_is_the_benchmarks_and_the_encoder_never_sees_held_out_neurons(
     call, convert, tmp_path, counts, nlb
 ):
-    assert "12 neurons, the last 3 of them never seen by the encoder" in convert(nlb)
+    assert "24 for the test, " in (printed := convert(nlb))
+    assert "12 neurons, the last 3 of them never seen by the encoder" in printed
     words = "--data.path a.h5 --bandwidths 12 --name nlb"
     done = call(tmp_path, "train.py", *words.split(), *SMALL)
     assert (done.status, done.errors) == (0, "")
+    (row,) = read_results(tmp_path / "lightning_logs" / "nlb")
+    assert f"{row['test_bps']:.4f}" in done.output
     checkpoint = tmp_path / "lightning_logs" / "nlb" / "bandwidth_12" / "best.ckpt"
     model, data = load_model_and_data(checkpoint, str(tmp_path / "a.h5"))
     hidden = counts["valid"].copy()
     hidden[..., N_HELDIN:] = np.nan
     rates = infer_arrays(model, hidden)["rates"][..., N_HELDIN:] * 0.02
     expected = bits_per_spike(rates, counts["valid"][..., N_HELDIN:])
-    scores = evaluate(model, data)[0]
+    scores = evaluate(model, data, split="test")[0]
+    assert row["test_co_bps"] == pytest.approx(scores["co_bps"], abs=1e-6)
     assert scores["co_bps"] == pytest.approx(expected, abs=2e-4)
     assert expected > 0.02
 
@@ -99,18 +104,25 @@ def test_co_smoothing_is_the_benchmarks_and_the_encoder_never_sees_held_out_neur
         inferred, others = (infer_arrays(model, spikes, True) for spikes in (hidden, changed))
         for name in ("rates", "rates_sd", "latents"):
             assert np.array_equal(inferred[name], others[name]) == is_same
-    kept = evaluate(model, data, n_kept=24)[1]["rates"]
+    kept = evaluate(model, data, n_kept=24, split="test")[1]["rates"]
     np.testing.assert_allclose(kept, infer_arrays(model, hidden)["rates"], rtol=1e-4)
 
 
-def test_without_the_target_some_training_trials_validate(convert, tmp_path, nlb):
-    del nlb["eval_spikes_heldout"]
-    output = convert(nlb, "--valid_fraction 0.25 --bin_width 0.005")
-    assert "evaluation trials were left out" in output
+@pytest.mark.parametrize("is_published", [True, False])
+def test_evaluation_trials_are_a_test_and_choose_nothing(convert, tmp_path, nlb, is_published):
+    if not is_published:
+        del nlb["eval_spikes_heldout"]
+    convert(nlb, "--valid_fraction 0.25 --bin_width 0.005")
     recording = read_file(tmp_path / "a.h5")
-    shapes = [trials.spikes.shape for trials in recording.trials.values()]
-    assert shapes == [(72, 20, 12), (24, 20, 12)]
+    shapes = {split: trials.spikes.shape for split, trials in recording.trials.items()}
+    assert shapes == {"train": (72, 20, 12), "valid": (24, 20, 12), "test": (24, 20, 12)}
     assert recording.n_heldin == N_HELDIN
+    test = recording.trials["test"].spikes
+    np.testing.assert_array_equal(test[..., :N_HELDIN], nlb["eval_spikes_heldin"])
+    assert np.isnan(test[..., N_HELDIN:]).all() == (not is_published)
+    with h5py.File(tmp_path / "a.h5") as file:
+        train = nlb["train_spikes_heldin"][file["train_index"][:]]
+    np.testing.assert_array_equal(recording.trials["train"].spikes[..., :N_HELDIN], train)
 
 
 def test_files_of_lfads_torch(convert, tmp_path, counts, lfads_torch):
@@ -159,9 +171,8 @@ def test_options_that_do_not_fit_tensors(convert, nlb, options, error):
 def test_tensors_in_several_files_are_listed_and_joined(call, convert, tmp_path, counts, nlb):
     write(tmp_path / "target.h5", eval_spikes_heldout=nlb.pop("eval_spikes_heldout"))
     convert(nlb, "--also target.h5 --bin_width 0.02")
-    np.testing.assert_array_equal(
-        read_file(tmp_path / "a.h5").trials["valid"].spikes, counts["valid"]
-    )
+    test = read_file(tmp_path / "a.h5").trials["test"].spikes
+    np.testing.assert_array_equal(test, counts["valid"])
     listed = call(tmp_path, "convert.py", "tensors.h5", "--also", "target.h5").output
     assert "tensors of NLB" in listed
     assert "eval_spikes_heldout: (24, 20, 3)" in listed

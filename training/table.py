@@ -12,6 +12,7 @@ SCORES = [
     "r2", "r2_observed", "r2_unobserved", "r2_amortised", "nll", "heldout_nll",
     "heldout_nll_amortised", "bps",
 ]  # fmt: skip
+TEST_SCORES = ["r2", "nll", "heldout_nll", "bps", "co_bps"]
 
 
 def print_table(rows: list[dict[str, float | str]]) -> None:
@@ -29,6 +30,7 @@ def print_table(rows: list[dict[str, float | str]]) -> None:
         "R² encoder alone": [number(row["r2_amortised"]) for row in rows],
         "NLL": [number(row["nll"], ".4f") for row in rows],
         "bits/spike": [number(row["bps"], ".4f") for row in rows],
+        "test bits/spike": [number(row.get("test_bps", math.nan), ".4f") for row in rows],
         "prior": [row["prior"] for row in rows],
         "factors": [str(row["factors"]) for row in rows],
         "epochs": [str(row["epochs"]) for row in rows],
@@ -36,6 +38,8 @@ def print_table(rows: list[dict[str, float | str]]) -> None:
     }
     if len(set(columns["seed"])) == 1:
         del columns["seed"]
+    if "test_bps" not in rows[0]:
+        del columns["test bits/spike"]
     table = Table(box=None, pad_edge=False)
     for title in columns:
         table.add_column(title, justify="right")

@@ -74,7 +74,8 @@ def log_result(logger: object, folder: Path, config: Namespace, scores: dict[str
     """
     if not isinstance(logger, TensorBoardLogger):
         return
-    chosen = ("r2", "r2_unobserved", "r2_amortised", "bps", "heldout_nll")
+    chosen = ["r2", "r2_unobserved", "r2_amortised", "bps", "heldout_nll"]
+    chosen += [name for name in scores if name.startswith("test_")]
     result = {f"best/{name}": scores[name] for name in chosen if not math.isnan(scores[name])}
     logger = make_logger(folder)  # that of the run removed its events when it opened its files
     logger.log_hyperparams(hyperparameters(config), result, step=config.trainer.max_epochs)
