@@ -15,16 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 
 from command_line import expect, run
+from data import SpikeDataModule
 from evaluation.checkpoints import load_model_and_data
 from evaluation.inference import infer_arrays
 from evaluation.latents import r2_of_latents
 from evaluation.run_folders import LOGS
 from experiments import grid
-from experiments.options import parse_options
+from experiments.commands import parse_options
+from recordings.hdf5 import read_file
 from recordings.writing import write_splits
 from training.options import DEMO_BANDWIDTHS
 
@@ -96,17 +97,20 @@ def number_of_conditions(base: grid.Sweep, sizes: Simulations) -> Iterator[grid.
     some = [base.bandwidths[0], base.bandwidths[len(base.bandwidths) * 5 // 8]]  # all and few
     for n_training, n_all, n_trials in sizes.conditions:
         name = f"{n_training}_conditions"
-        words = ["--data.path", simulate(base, name, n_all, n_trials), *UNSEEN]
+        flags = f"--conditions {n_all} --trials {n_trials}"
+        words = ["--data.path", grid.simulate_once(f"{base.name}_{name}", flags), *UNSEEN]
         yield base.vary("{bandwidth} observed", name, *words, bandwidths=some, x=n_training)
 
 
 def transfer(base: grid.Sweep, sizes: Simulations) -> Iterator[grid.Sweep]:
     """A model of all neurons on some conditions adapts to few neurons and few trials of other
     conditions."""
-    pool = simulate(base, f"{sizes.pool[0]}_conditions", *sizes.pool)
+    n, n_trials = sizes.pool
+    flags = f"--conditions {n} --trials {n_trials}"
+    pool = grid.simulate_once(f"{base.name}_{n}_conditions", flags)
     half = divide(pool, f"{base.name}_first_half", slice(0, None, 2))
-    pretrained = base.vary("", "pretrained", "--data.path", half)
-    pretrained = replace(pretrained, bandwidths=base.bandwidths[:1], seeds=[0])
+    of_all = {"bandwidths": base.bandwidths[:1], "seeds": 1}
+    pretrained = base.vary("", "pretrained", "--data.path", half, **of_all)
     grid.train(pretrained)
     checkpoint = pretrained.folder(base.bandwidths[0], 0) / "best.ckpt"
     start = ["--init_from", str(checkpoint), "--model.learning_rate", "1e-2"]
@@ -126,29 +130,21 @@ PIECES = {
 X_LABELS = {"number_of_conditions": "conditions in training", "transfer": "trials in training"}
 
 
-def simulate(base: grid.Sweep, name: str, conditions: int, trials: int) -> str:
-    """Return the path of a simulated data set."""
-    words = ["--conditions", str(conditions), "--trials", str(trials)]
-    return grid.simulate_once(f"{base.name}_{name}", *words)
-
-
 def divide(path: str, name: str, conditions: slice, n_train: int | None = None) -> str:
     """Write the trials of some conditions, at most `n_train` of them for training, to a file of
     their own; return its path."""
     out = LOGS / f"{name}.h5"
     if out.exists():
         return str(out)
-    splits = {}
-    with h5py.File(path) as file:
-        bin_width = float(file.attrs["bin_width"])
-        labels = np.unique(file["train_condition"][:])[conditions]
-        for split in ("train", "valid"):
-            arrays = {key: file[f"{split}_{key}"][:] for key in ("data", "truth", "condition")}
-            chosen = np.flatnonzero(np.isin(arrays["condition"], labels))
-            if split == "train" and n_train is not None:
-                chosen = np.random.default_rng(0).permutation(chosen)[:n_train]
-            splits[split] = {key: array[chosen] for key, array in arrays.items()}
-    write_splits(out, splits, bin_width)
+    recording, splits = read_file(path), {}
+    labels = np.unique(recording.trials["train"].condition)[conditions]
+    for split, (spikes, rates, condition) in recording.trials.items():
+        chosen = np.flatnonzero(np.isin(condition, labels))
+        if split == "train" and n_train is not None:
+            chosen = np.random.default_rng(0).permutation(chosen)[:n_train]
+        arrays = {"data": spikes, "truth": rates, "condition": condition}
+        splits[split] = {key: array[chosen] for key, array in arrays.items()}
+    write_splits(out, splits, recording.bin_width)
     return str(out)
 
 
@@ -158,20 +154,22 @@ def main() -> None:
     expect(options.seeds >= 1, "--seeds", options.seeds, "at least 1")
     for piece in options.pieces:
         expect(piece in PIECES, "--pieces", piece, f"some of {', '.join(PIECES)}")
-    seeds, cluster = range(options.seeds), options.cluster
-    base = grid.Sweep("evidence", DEMO_BANDWIDTHS, seeds, read_scores, cluster)
+    of_base = (DEMO_BANDWIDTHS, options.seeds, read_scores, options.cluster)
+    base, simulations = grid.Sweep("evidence", *of_base), FULL
     if options.quick:
-        base = grid.Sweep("quick", [29, 10, 3], [0], read_scores, cluster, QUICK)
-        options.data = simulate(base, "demonstration", 10, 5)
-    grid.read_data_with_rates(options.data)
+        base = replace(base, name="quick", bandwidths=[29, 10, 3], seeds=1, flags=QUICK)
+        simulations = SMALL
+        options.data = grid.simulate_once("quick_demonstration", "--conditions 10 --trials 5")
+    grid.true_rates(SpikeDataModule(options.data))  # or an error now
     base = replace(base, flags=(*base.flags, "--data.path", options.data))
     for piece in options.pieces:
         x_label, scores = X_LABELS.get(piece, "neurons observed"), ["r2"]
         title = "R² of inferred to true rates"
         if piece == "patterns":
             scores, title = ["r2_latents", "r2"], "R² of the latent state"
-        table = grid.gather(PIECES[piece](base, SMALL if options.quick else FULL))
-        grid.write(options.out, piece, table, grid.plot_lines, x_label, scores[0], title)
+        table = grid.gather(PIECES[piece](base, simulations))
+        grid.write(options.out, piece, table)
+        grid.draw(options.out, piece, grid.plot_lines, table, x_label, scores[0], title)
         print(f"\n{PIECES[piece].__doc__}")
         means = table.groupby(["label", "x"], sort=False)[scores].agg(grid.mean_and_sd)
         grid.print_table(means.reset_index(names=["", x_label]), n_left=1)

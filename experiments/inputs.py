@@ -6,7 +6,6 @@ python -m experiments.inputs         an hour to one and a half on two cores; wri
 If it was stopped, the same command resumes it.
 """
 
-from itertools import product
 from pathlib import Path
 
 import h5py
@@ -19,7 +18,7 @@ from command_line import run
 from evaluation.checkpoints import load_model_and_data
 from evaluation.inference import infer_arrays
 from experiments import grid
-from experiments.options import parse_options
+from experiments.commands import parse_options
 
 DATA = {
     "repeated conditions": "",
@@ -71,20 +70,18 @@ def compare_sizes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    sizes = {"bandwidths": [29, 10, 5], "seeds": [0, 1, 2], "quick": False}
+    sizes = {"bandwidths": [29, 10, 5], "seeds": 3, "quick": False}
     options = parse_options(__doc__, **sizes, name="inputs", cluster="local", out="docs")
-    data, seeds, cluster = DATA, options.seeds, options.cluster
-    base = grid.Sweep(options.name, options.bandwidths, seeds, find_pulses, cluster)
+    grid_of = (options.bandwidths, options.seeds, find_pulses, options.cluster)
+    data, base = DATA, grid.Sweep(options.name, *grid_of)
     if options.quick:
-        data, seeds = QUICK_DATA, [0]
-        base = base.vary("", "quick", *QUICK, bandwidths=[5])
+        data, base = QUICK_DATA, base.vary("", "quick", *QUICK, bandwidths=[5], seeds=1)
     sweeps = []
     for number, (label, flags) in enumerate(data.items()):
-        path = grid.simulate_once(f"{base.name}_{number}", *flags.split())
-        for size, seed in product(INPUT_SIZES, seeds):
-            name, words = f"{number}_{size}_{seed}", ["--data.path", path]
-            words += ["--model.input_size", str(size)]
-            sweeps.append(base.vary(label, name, *words, x=size, seeds=[seed]))
+        path = grid.simulate_once(f"{base.name}_{number}", flags)
+        for size in INPUT_SIZES:
+            words = ["--data.path", path, "--model.input_size", str(size)]
+            sweeps.append(base.vary(label, f"{number}_{size}", *words, x=size))
     table = grid.gather(sweeps).rename(columns={"label": "data", "x": "input_size"})[COLUMNS]
     grid.write(options.out, "inputs", table)
     grid.print_table(compare_sizes(table), n_left=1)

@@ -13,7 +13,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ from pytorch_lightning.callbacks import LambdaCallback
 
 from command_line import run, silence_lightning, write_table
 from data import SpikeDataModule
-from experiments.options import parse_options
+from experiments.commands import parse_options
 from model import SequentialAutoencoder
 from modules.posterior import n_affordable
 from modules.priors import PRIORS
@@ -35,9 +35,9 @@ from training.flags import RefinementOptions
 from training.options import N_STEPS, extension
 from training.pool import use_one_thread
 
-N_TIMED = 10  # training steps that are timed, after two that warm up
-REFINEMENTS = 4, 8  # epochs of the two that are timed
-N_INFERRED = 64  # trials that are inferred
+N_STEPS_TIMED = 10  # after two that warm up
+SHORT, LONG = 4, 8  # epochs of the refinements that are timed
+N_INFERRED = 64  # trials
 
 
 class Size(NamedTuple):
@@ -55,15 +55,13 @@ QUICK = [Size(trials=60), Size(trials=60, neurons=60)]
 
 def write_random(path: Path, size: Size) -> None:
     """Write random counts, a trial in a chunk."""
-    rng = np.random.default_rng(0)
+    rng, one_trial = np.random.default_rng(0), (size.bins, size.neurons)
     with h5py.File(path, "w") as file:
         file.attrs["bin_width"] = 0.02
         for key, n_trials in (("train_data", size.trials), ("valid_data", N_INFERRED)):
-            shape = (n_trials, size.bins, size.neurons)
-            array = file.create_dataset(key, shape, "u1", chunks=(1, *shape[1:]))
-            for start in range(0, n_trials, 1000):
-                n_written = min(1000, n_trials - start)
-                array[start : start + 1000] = rng.poisson(0.3, (n_written, *shape[1:]))
+            array = file.create_dataset(key, (n_trials, *one_trial), "u1", chunks=(1, *one_trial))
+            for trial in range(n_trials):
+                array[trial] = rng.poisson(0.3, one_trial)
 
 
 def measure(size: Size, path: str) -> dict[str, float]:
@@ -71,25 +69,30 @@ def measure(size: Size, path: str) -> dict[str, float]:
     use_one_thread()
     silence_lightning()
     pl.seed_everything(0, verbose=False)
-    start = time.process_time()
     data = SpikeDataModule(path)
-    data.setup()
-    row = size._asdict() | {"load_s": time.process_time() - start}
+    row = size._asdict() | {"load_s": cpu_seconds(data.setup)}
     model = SequentialAutoencoder(data.n_neurons, data.bin_width)
-    step_s = row["step_s"] = seconds_of_step(model, data)
-    row["epoch_s"] = step_s * -(-size.trials // data.batch_size)
-    row["training_min"] = step_s * N_STEPS * extension(data, at_most=8) / 60
-    row["training_gb"] = peak_memory()
-    model.eval()
-    short, long = (seconds_to_refine(model, data, n_epochs) for n_epochs in REFINEMENTS)
-    each_epoch = (long - short) / (REFINEMENTS[1] - REFINEMENTS[0])
-    n_epochs = RefinementOptions().epochs * extension(data, at_most=2)
-    minutes = (short + each_epoch * (n_epochs - REFINEMENTS[0])) / 60
-    # not known if they tried different numbers of factors
-    row["refinement_min"] = minutes if each_epoch > 0 else np.nan
+    row["step_s"] = seconds_of_step(model, data)
+    row["epoch_s"] = row["step_s"] * -(-size.trials // data.batch_size)
+    row["training_min"] = row["step_s"] * N_STEPS * extension(data, at_most=8) / 60
+    row["training_gb"] = peak_gb()
+    row["refinement_min"] = seconds_to_refine(model.eval(), data) / 60
     row["trials_in_table"] = min(size.trials, MAX_TRIALS, n_affordable(size.bins, size.neurons))
-    row |= milliseconds_to_infer(model, data, n_reference=row["trials_in_table"])
-    return row | {"peak_gb": peak_memory()}
+    reference = data.datasets["train"][list(range(row["trials_in_table"]))].spikes
+    row |= milliseconds_to_infer(model, data.datasets["valid"][:].spikes, reference)
+    return row | {"peak_gb": peak_gb()}
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Do some work; return its CPU seconds."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def peak_gb() -> float:
+    """Return the peak memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def seconds_of_step(model: SequentialAutoencoder, data: SpikeDataModule) -> float:
@@ -97,7 +100,7 @@ def seconds_of_step(model: SequentialAutoencoder, data: SpikeDataModule) -> floa
     times = []
     note = LambdaCallback(on_train_batch_end=lambda *_: times.append(time.process_time()))
     trainer = pl.Trainer(
-        accelerator="cpu", max_steps=2 + N_TIMED, limit_val_batches=0, callbacks=[note],
+        accelerator="cpu", max_steps=2 + N_STEPS_TIMED, limit_val_batches=0, callbacks=[note],
         logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
@@ -105,43 +108,40 @@ def seconds_of_step(model: SequentialAutoencoder, data: SpikeDataModule) -> floa
     return float(np.diff(times[1:]).mean())
 
 
-def seconds_to_refine(model: SequentialAutoencoder, data: SpikeDataModule, n_epochs: int) -> float:
-    """Return the CPU seconds of a refinement of a copy of the model."""
-    model = copy.deepcopy(model)
-    start = time.process_time()
-    refine(model, data.datasets["train"], n_epochs, seed=0)
-    return time.process_time() - start
+def seconds_to_refine(model: SequentialAutoencoder, data: SpikeDataModule) -> float:
+    """Return the CPU seconds of a whole refinement, extrapolated from two short ones; NaN if these
+    tried so different numbers of factors that the longer one took less."""
+    short, long = (
+        cpu_seconds(lambda n=n: refine(copy.deepcopy(model), data.datasets["train"], n, seed=0))
+        for n in (SHORT, LONG)
+    )
+    n_epochs = RefinementOptions().epochs * extension(data, at_most=2)
+    each_epoch = (long - short) / (LONG - SHORT)
+    return short + each_epoch * (n_epochs - SHORT) if each_epoch > 0 else np.nan
 
 
 @torch.no_grad()
 def milliseconds_to_infer(
-    model: SequentialAutoencoder, data: SpikeDataModule, n_reference: int
+    model: SequentialAutoencoder, spikes: torch.Tensor, reference: torch.Tensor
 ) -> dict[str, float]:
-    """Return the CPU milliseconds to infer a trial with each prior."""
-    spikes, row = data.datasets["valid"][:].spikes, {}
-    reference = model.encode(data.datasets["train"][list(range(n_reference))].spikes)[0]
+    """Return the CPU milliseconds to infer a trial with each prior, some of which know trials."""
+    row, states = {}, model.encode(reference)[0]
+    batches = spikes.split(min(N_INFERRED, n_affordable(*spikes.shape[1:])))
     for name, prior in PRIORS.items():
-        model.prior = prior(reference) if prior.knows_trials else prior()
-        start = time.process_time()
-        for batch in spikes.split(min(N_INFERRED, n_affordable(*spikes.shape[1:]))):
-            model.infer(batch)
-        row[f"infer_{name}_ms"] = 1000 * (time.process_time() - start) / len(spikes)
+        model.prior = prior(states) if prior.knows_trials else prior()
+        seconds = cpu_seconds(lambda: [model.infer(batch) for batch in batches])
+        row[f"infer_{name}_ms"] = 1000 * seconds / len(spikes)
     return row
-
-
-def peak_memory() -> float:
-    """Return the peak memory of this process (GB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:
     options, rows = parse_options(__doc__, quick=False, out="docs"), []
-    context = multiprocessing.get_context("spawn")
     for size in QUICK if options.quick else SIZES:
-        with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, context) as pool:
+        with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "data.h5"
             write_random(path, size)
-            rows.append(pool.submit(measure, size, str(path)).result())
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                rows.append(pool.apply(measure, (size, str(path))))
         print("  ".join(f"{name} {value:.3g}" for name, value in rows[-1].items()), flush=True)
         write_table(options.out / "scaling.csv", rows)
 
