@@ -59,7 +59,7 @@ def r2_of_factor_model(data: SpikeDataModule) -> float:
     return grid.r2_of_rates(counts / data.bin_width, data)
 
 
-def compare(checkpoint: Path) -> list[dict]:
+def compare(checkpoint: Path) -> pd.DataFrame:
     """Return a row for each method on the masked validation trials of a checkpoint."""
     use_one_thread()
     silence_lightning()
@@ -70,8 +70,8 @@ def compare(checkpoint: Path) -> list[dict]:
         "PSTH, knows the condition": r2_of_psth(data),
         "smoothed spikes": scores_of_smoothing(data)[0],
     }
-    run = {"x": data.n_observed, "seed": data.hparams.seed}
-    return [{"label": label, **run, "r2": r2} for label, r2 in scores.items()]
+    of_run = {"x": data.n_observed, "seed": data.hparams.seed, "r2": scores.values()}
+    return pd.DataFrame({"label": scores.keys()} | of_run)
 
 
 def main() -> None:
@@ -82,8 +82,8 @@ def main() -> None:
     found = f"{' '.join(options.runs)}: holds no model of these bandwidths"
     require(len(checkpoints) > 0, found)
     with ProcessPoolExecutor(min(n_cores(), len(checkpoints))) as pool:
-        rows = sum(pool.map(compare, checkpoints), [])
-    table = pd.DataFrame(rows).sort_values("x", ascending=False, kind="stable")
+        table = pd.concat(pool.map(compare, checkpoints))
+    table = table.sort_values("x", ascending=False, kind="stable")
     grid.write(options.out, "alternatives", table)
     of_figure = ("neurons observed", "r2", "R² of inferred to true rates")
     grid.draw(options.out, "alternatives", grid.plot_lines, table, *of_figure)
