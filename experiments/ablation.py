@@ -118,8 +118,7 @@ def main() -> None:
         history = pd.read_csv(COMMITTED_CSV)
     else:
         epochs = ["--trainer.max_epochs", str(options.epochs)] if options.epochs else []
-        grid_of = (options.name, options.bandwidths, options.seeds, read_history, options.cluster)
-        base = grid.Sweep(*grid_of, OFTEN)
+        base = grid.start(options, options.name, read_history, *OFTEN)
         sweeps = [
             base.vary(recipe, str(number), *flags.split(), *epochs)
             for number, (recipe, flags) in enumerate(RECIPES.items())

@@ -27,6 +27,7 @@ from training.pool import n_cores
 CONFIGS = {"published": "configs/published.yaml", "ours": "configs/default.yaml"}
 UNTIL_TARGET = ["--trainer.check_val_every_n_epoch", "10", "--refinement.epochs", "0"]
 UNTIL_TARGET += ["--trainer.callbacks+=experiments.benchmark.StopAtPublished"]
+TARGETS = {bandwidth: row["valid_r2"] for bandwidth, row in read_published().items()}
 N_BARE = 3  # epochs of the bare GRUs
 
 
@@ -61,8 +62,7 @@ class StopAtPublished(pl.Callback):
     """End a run once it has reached the R² that was published for its bandwidth."""
 
     def on_validation_end(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
-        target = read_published()[trainer.datamodule.n_observed]["valid_r2"]
-        if trainer.callback_metrics["valid/r2"] >= target:
+        if trainer.callback_metrics["valid/r2"] >= TARGETS[trainer.datamodule.n_observed]:
             trainer.should_stop = True
 
 
@@ -76,11 +76,8 @@ def measure(
     words += ["--trainer.callbacks+=experiments.benchmark.BareGRUs"]
     run_command("train.py", *words, "--bandwidths", *map(str, bandwidths))
     wall_s, n_jobs = time.perf_counter() - start, min(n_cores(), len(bandwidths))
-    rows = []
-    for bandwidth in bandwidths:
-        row = {"recipe": recipe, "until": until, "run": name, "bandwidth": bandwidth}
-        row["published_r2"] = target = read_published()[bandwidth]["valid_r2"]
-        rows.append(row | read_times(LOGS / name / run_folder(bandwidth), target))
+    row = {"recipe": recipe, "until": until, "run": name}
+    rows = [row | read_times(LOGS / name / run_folder(n), n) for n in bandwidths]
     wall_s -= N_BARE * sum(row["bare_s"] for row in rows) / n_jobs
     peak_mb = max(row.pop("peak_mb") for row in rows)
     busy = sum(row["train_s"] for row in rows) / (n_jobs * wall_s)
@@ -88,7 +85,7 @@ def measure(
     return [row | {"wall_s": wall_s, "cores_busy": busy, "peak_mb": peak_mb} for row in rows]
 
 
-def read_times(folder: Path, target_r2: float) -> dict[str, float]:
+def read_times(folder: Path, bandwidth: int) -> dict[str, float]:
     """Read scores and times from the history of a run, which begins after the bare GRUs.
 
     Seconds are those of an epoch (with its share of the refinement, if there is one), of an epoch
@@ -101,11 +98,14 @@ def read_times(folder: Path, target_r2: float) -> dict[str, float]:
         for name in ("train/learning_rate", "valid/r2")
     )
     r2 = np.array([event.value for event in events.Scalars("valid/r2")])
+    target_r2 = TARGETS[bandwidth]
     to_target, above = np.inf, np.flatnonzero(r2 >= target_r2)
     if len(above):
         around = slice(max(above[0] - 1, 0), above[0] + 1)
         to_target = float(np.interp(target_r2, r2[around], validations[around]))
     return {
+        "bandwidth": bandwidth,
+        "published_r2": target_r2,
         "epoch_s": (epochs[-1] - epochs[0]) / (len(epochs) - 1),
         "bare_s": bare.value,
         "train_s": epochs[-1],
@@ -138,7 +138,7 @@ def compare(their: dict, ours: list[dict]) -> dict[str, str]:
 def main() -> None:
     options = parse_options(__doc__, quick=False, out="docs")
     name = f"benchmark-{time.strftime('%Y%m%d-%H%M%S')}"
-    bandwidths, seeds, flags = list(read_published()), range(3), UNTIL_TARGET
+    bandwidths, seeds, flags = list(TARGETS), range(3), UNTIL_TARGET
     if options.quick:
         bandwidths, seeds, flags = [5], range(1), [*UNTIL_TARGET, "--trainer.max_epochs", "3"]
     rows = measure("published", "target", f"{name}-published", bandwidths, flags)

@@ -12,6 +12,7 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 import torch
+from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
 from command_line import markdown_table, require, writable_folder, write_table
@@ -26,6 +27,7 @@ SIMULATION_SEED = "1"  # not that of lorenz_data.h5
 COLOURS = [BLUE, ORANGE, GREEN, GREY, SKY, PURPLE]
 MARKS = ["o-", "s:", "^--", "x-.", "v-", "d:"]
 Results = dict[str, float | str]  # a run's row of results.csv
+Measure = Callable[[Path, Results], list[dict]]  # from the folder of a run: rows of the table
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Sweep:
     name: str  # its folder under lightning_logs; what needs the same sweep shares it
     bandwidths: Sequence[int]
     seeds: int  # how many, from 0 on
-    measure: Callable[[Path, Results], list[dict]]  # from the folder of a run: rows of the table
+    measure: Measure
     cluster: str  # where to train, as in train.py
     flags: Sequence[str] = ()
     label: str = ""  # what is compared: a line in the figure; may name the {bandwidth}
@@ -49,6 +51,11 @@ class Sweep:
     def folder(self, bandwidth: int, seed: int) -> Path:
         """Return the folder of a run."""
         return LOGS / self.name / run_folder(bandwidth, seed if self.seeds > 1 else None)
+
+
+def start(options: Namespace, name: str, measure: Measure, *flags: str) -> Sweep:
+    """Return the sweep that those of an experiment are variations of."""
+    return Sweep(name, options.bandwidths, options.seeds, measure, options.cluster, flags)
 
 
 def gather(sweeps: Iterable[Sweep]) -> pd.DataFrame:
@@ -88,12 +95,12 @@ def train(sweep: Sweep) -> dict[tuple[int, int], Results]:
     return {(row["bandwidth"], row["seed"]): row for row in read_results(folder)}
 
 
-def simulate_once(name: str, flags: str) -> str:
+def simulate_once(name: str, **sizes: int) -> str:
     """Return the path of a simulated data set under lightning_logs; make it if it is missing."""
     path = writable_folder(LOGS, "lightning_logs") / f"{name}.h5"
     if not path.exists():
-        words = ["--path", str(path), "--seed", SIMULATION_SEED, *flags.split()]
-        run_command("simulate.py", *words)
+        flags = [f"--{name}={size}" for name, size in sizes.items()]
+        run_command("simulate.py", "--path", str(path), "--seed", SIMULATION_SEED, *flags)
     return str(path)
 
 

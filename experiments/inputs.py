@@ -21,12 +21,12 @@ from experiments import grid
 from experiments.commands import parse_options
 
 DATA = {
-    "repeated conditions": "",
-    "trials that do not repeat": "--conditions 1560 --trials 1",
-    "pulses": "--pulses 1",
+    "repeated conditions": {},
+    "trials that do not repeat": {"conditions": 1560, "trials": 1},
+    "pulses": {"pulses": 1},
 }
 INPUT_SIZES = [0, 4]
-QUICK_DATA = {"pulses": "--pulses 1 --conditions 40 --trials 2 --neurons 12 --bins 20"}
+QUICK_DATA = {"pulses": {"pulses": 1, "conditions": 40, "trials": 2, "neurons": 12, "bins": 20}}
 QUICK = ["--trainer.max_epochs", "1", "--refinement.epochs", "2"]
 COLUMNS = ["data", "input_size", "seed", "bandwidth", "r2", "bps", "prior", "seconds", "auc", "rms"]
 
@@ -72,13 +72,12 @@ def compare_sizes(table: pd.DataFrame) -> pd.DataFrame:
 def main() -> None:
     sizes = {"bandwidths": [29, 10, 5], "seeds": 3, "quick": False}
     options = parse_options(__doc__, **sizes, name="inputs", cluster="local", out="docs")
-    grid_of = (options.bandwidths, options.seeds, find_pulses, options.cluster)
-    data, base = DATA, grid.Sweep(options.name, *grid_of)
+    data, base = DATA, grid.start(options, options.name, find_pulses)
     if options.quick:
         data, base = QUICK_DATA, base.vary("", "quick", *QUICK, bandwidths=[5], seeds=1)
     sweeps = []
-    for number, (label, flags) in enumerate(data.items()):
-        path = grid.simulate_once(f"{base.name}_{number}", flags)
+    for number, (label, sizes) in enumerate(data.items()):
+        path = grid.simulate_once(f"{base.name}_{number}", **sizes)
         for size in INPUT_SIZES:
             words = ["--data.path", path, "--model.input_size", str(size)]
             sweeps.append(base.vary(label, f"{number}_{size}", *words, x=size))

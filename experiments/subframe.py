@@ -99,8 +99,7 @@ def main() -> None:
     data, bandwidths = SpikeDataModule(options.data), options.bandwidths
     grid.true_rates(data)  # or an error now
     flags = ("--data.path", options.data, "--data.pattern", "staggered")
-    grid_of = (bandwidths, options.seeds, measure, options.cluster)
-    base = grid.Sweep("evidence_subframe", *grid_of, flags)
+    base = grid.start(options, "evidence_subframe", measure, *flags)
     if options.quick:
         base = replace(base, name="evidence_quick_subframe", seeds=1, flags=(*flags, *QUICK))
     fills = {"SBTT": "none", FRAMES: "interpolated"}
