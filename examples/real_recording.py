@@ -42,8 +42,8 @@ FIGURES = Path("rat_figures")
 def read_source(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return counts (trials, time, units), intervals between the taps (s) and overlap groups.
 
-    Takes the source file (spike times in ms, no groups), or one with counts: `spikes`, `ipi_ms` and
-    `overlap_group`, the same label for trials that share time.
+    The source file has spike times (ms) and no groups. A file may also have counts: `spikes`,
+    `ipi_ms` and `overlap_group`, the same label for trials that share time.
     """
     expected = "expected motor_ctx_data.npz"
     try:
@@ -53,10 +53,8 @@ def read_source(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     if "spikes" in source:
         return source["spikes"], source["ipi_ms"] / 1000, source.get("overlap_group")
     keys = {"spiketimes", "trial_ids", "neuron_ids", "tmin", "tmax", "tap1", "tap2"}
-    require(
-        keys <= source.keys(),
-        f"{path}: lacks {', '.join(sorted(keys - source.keys()))}; {expected}",
-    )
+    missing = sorted(keys - source.keys())
+    require(not missing, f"{path}: lacks {', '.join(missing)}; {expected}")
     # trials one after the other on one time axis, so that a unit has one list of spike times
     start, stop = float(source["tmin"][0]) / 1000, float(source["tmax"][0]) / 1000
     n_trials, n_units = len(source["tap1"]), int(source["neuron_ids"].max()) + 1
@@ -68,14 +66,8 @@ def read_source(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
 
 
 def ridge_r2(features: dict[str, np.ndarray], target: dict[str, np.ndarray]) -> float:
-    """Return the R² on validation trials of a ridge regression that is fitted to training trials.
-
-    The penalty is the one with the least leave-one-out error on training trials.
-
-    Args:
-        features: For `train` and `valid`: (trials, ...).
-        target: For `train` and `valid`: (trials,) what is to be predicted.
-    """
+    """Return the R² on `valid` trials of a ridge regression from features (trials, ...) to a target
+    (trials,), fitted to `train` trials with the penalty that has the least leave-one-out error."""
     train, valid = (features[split].reshape(len(target[split]), -1) for split in target)
     mean, sd = train.mean(0, dtype=float), train.std(0, dtype=float)
     sd = np.maximum(sd, 1e-3)  # a bin that is always empty says nothing

@@ -41,13 +41,11 @@ TITLES = {
 def read_history(folder: Path, results: grid.Results) -> list[dict[str, float]]:
     """Return a run's scores at each of its validations, with those of its best checkpoint."""
     events = EventAccumulator(str(folder)).Reload()
-    epochs = [event.step for event in events.Scalars("valid/r2")]
-    history = pd.DataFrame(
-        {"epoch": epochs} | {f"best_{score}": results[score] for score in SCORES}
-    )
+    columns = {"epoch": [event.step for event in events.Scalars("valid/r2")]}
     for score in SCORES:
-        history[score] = [event.value for event in events.Scalars(f"valid/{score}")]
-    return history.to_dict("records")
+        columns[score] = [event.value for event in events.Scalars(f"valid/{score}")]
+        columns[f"best_{score}"] = results[score]
+    return pd.DataFrame(columns).to_dict("records")
 
 
 def compare_recipes(table: pd.DataFrame) -> pd.DataFrame:
