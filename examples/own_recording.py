@@ -6,18 +6,17 @@ Replace `my_spike_times` by a function that reads your recording. The rest stays
 a sweep in lightning_logs, figures in own_figures, and own_rates.h5.
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from command_line import FailedWork, command_parser, run  # noqa: E402
-from recordings import from_spike_times, write_recording  # noqa: E402
+from command_line import command_parser, run
+from experiments.commands import run_command
+from recordings import from_spike_times, write_recording
 
 BIN_WIDTH = 0.01  # s
 DURATION = 0.6  # s
@@ -45,13 +44,6 @@ def my_spike_times(n_trials: int = 160) -> tuple[list[np.ndarray], np.ndarray, n
     return [np.concatenate(of_neuron) for of_neuron in times], starts, recorded
 
 
-def command(*words: str) -> None:
-    """Print and run one of the repo's commands."""
-    print(f"\n$ python {' '.join(words)}", flush=True)
-    if subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]]).returncode:
-        raise FailedWork(f"python {' '.join(words)} failed")
-
-
 def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("--name", default="own", help="Name of the sweep")
@@ -62,13 +54,13 @@ def main() -> None:
     spikes = from_spike_times(spike_times, starts, BIN_WIDTH, duration=DURATION)
     observed = np.broadcast_to(recorded[:, None], spikes.shape)  # in whole trials, or not at all
     write_recording("own.h5", spikes, BIN_WIDTH, observed)
-    command("describe.py", "own.h5")
+    run_command("describe.py", "own.h5")
 
     words = ["--data.path", "own.h5", "--bandwidths", "20", "5", "--name", options.name]
-    command("train.py", *words, *options.train.split())
+    run_command("train.py", *words, *options.train.split())
     sweep = f"lightning_logs/{options.name}"
-    command("plot_results.py", sweep, "--out", "own_figures")
-    command("infer.py", f"{sweep}/bandwidth_20/best.ckpt", "own.h5", "--out", "own_rates.h5")
+    run_command("plot_results.py", sweep, "--out", "own_figures")
+    run_command("infer.py", f"{sweep}/bandwidth_20/best.ckpt", "own.h5", "--out", "own_rates.h5")
 
     with h5py.File("own_rates.h5") as file:
         rates = file["valid_rates"][:]  # (trials, time, neurons), spikes/s

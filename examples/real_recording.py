@@ -20,19 +20,18 @@ import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from command_line import InputError, command_parser, markdown_table, run, write_table  # noqa: E402
-from evaluation.baselines import smoothed_counts  # noqa: E402
-from evaluation.checkpoints import load_model_and_data  # noqa: E402
-from evaluation.inference import infer_arrays  # noqa: E402
-from evaluation.run_folders import LOGS, run_folder  # noqa: E402
-from examples.own_recording import command  # noqa: E402
-from plotting.style import BLUE, GREY, STYLE, save  # noqa: E402
-from recordings import from_spike_times  # noqa: E402
-from recordings.splitting import split_trials  # noqa: E402
-from recordings.writing import write_splits  # noqa: E402
+from command_line import InputError, command_parser, markdown_table, require, run, write_table
+from evaluation.baselines import smoothed_counts
+from evaluation.checkpoints import load_model_and_data
+from evaluation.inference import infer_arrays
+from evaluation.run_folders import LOGS, run_folder
+from experiments.commands import run_command
+from plotting.style import BLUE, GREY, STYLE, save
+from recordings import from_spike_times
+from recordings.splitting import split_trials
+from recordings.writing import write_splits
 
 BIN_WIDTH = 0.02  # s
 PENALTIES = 10.0 ** np.arange(-3, 5)  # of the ridge regression
@@ -43,8 +42,8 @@ FIGURES = Path("rat_figures")
 def read_source(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return counts (trials, time, units), intervals between the taps (s) and overlap groups.
 
-    Takes the source file (spike times in ms, no groups), or one with counts: `spikes`, `ipi_ms` and
-    `overlap_group`, the same label for trials that share time.
+    The source file has spike times (ms) and no groups. A file may also have counts: `spikes`,
+    `ipi_ms` and `overlap_group`, the same label for trials that share time.
     """
     expected = "expected motor_ctx_data.npz"
     try:
@@ -54,8 +53,8 @@ def read_source(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     if "spikes" in source:
         return source["spikes"], source["ipi_ms"] / 1000, source.get("overlap_group")
     keys = {"spiketimes", "trial_ids", "neuron_ids", "tmin", "tmax", "tap1", "tap2"}
-    if missing := sorted(keys - source.keys()):
-        raise InputError(f"{path}: lacks {', '.join(missing)}; {expected}")
+    missing = sorted(keys - source.keys())
+    require(not missing, f"{path}: lacks {', '.join(missing)}; {expected}")
     # trials one after the other on one time axis, so that a unit has one list of spike times
     start, stop = float(source["tmin"][0]) / 1000, float(source["tmax"][0]) / 1000
     n_trials, n_units = len(source["tap1"]), int(source["neuron_ids"].max()) + 1
@@ -67,14 +66,8 @@ def read_source(path: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
 
 
 def ridge_r2(features: dict[str, np.ndarray], target: dict[str, np.ndarray]) -> float:
-    """Return the R² on validation trials of a ridge regression that is fitted to training trials.
-
-    The penalty is the one with the least leave-one-out error on training trials.
-
-    Args:
-        features: For `train` and `valid`: (trials, ...).
-        target: For `train` and `valid`: (trials,) what is to be predicted.
-    """
+    """Return the R² on `valid` trials of a ridge regression from features (trials, ...) to a target
+    (trials,), fitted to `train` trials with the penalty that has the least leave-one-out error."""
     train, valid = (features[split].reshape(len(target[split]), -1) for split in target)
     mean, sd = train.mean(0, dtype=float), train.std(0, dtype=float)
     sd = np.maximum(sd, 1e-3)  # a bin that is always empty says nothing
@@ -90,25 +83,20 @@ def ridge_r2(features: dict[str, np.ndarray], target: dict[str, np.ndarray]) -> 
     return 1 - float(np.square(target["valid"] - predicted).mean() / target["valid"].var())
 
 
-def predict_interval(sweep: Path, interval: dict[str, np.ndarray], bandwidths: list) -> list[dict]:
-    """Return for each bandwidth the R² of the interval, from smoothed spikes and from rates."""
-    rows = []
-    for bandwidth in bandwidths:
-        model, data = load_model_and_data(sweep / run_folder(bandwidth) / "best.ckpt")
-        spikes = {split: data.datasets[split][:].spikes for split in interval}
-        smoothed = {key: smoothed_counts(part, **SMOOTHING).numpy() for key, part in spikes.items()}
-        inferred = {key: infer_arrays(model, part)["log_rates"] for key, part in spikes.items()}
-        scores = {"r2_smoothed": ridge_r2(smoothed, interval)}
-        scores["r2_inferred"] = ridge_r2(inferred, interval)
-        rows.append({"bandwidth": bandwidth} | scores)
-    return rows
+def predict_interval(checkpoint: Path, interval: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the R² of the interval, from smoothed spikes and from the rates of a model."""
+    model, data = load_model_and_data(checkpoint)
+    spikes = {split: data.datasets[split][:].spikes for split in interval}
+    smoothed = {split: smoothed_counts(part, **SMOOTHING).numpy() for split, part in spikes.items()}
+    inferred = {split: infer_arrays(model, part)["log_rates"] for split, part in spikes.items()}
+    scores = {"r2_smoothed": ridge_r2(smoothed, interval)}
+    return {"bandwidth": data.n_observed} | scores | {"r2_inferred": ridge_r2(inferred, interval)}
 
 
-def plot_interval(rows: list[dict]) -> Figure:
+def plot_interval(bandwidths: list[int], smoothed: list[float], inferred: list[float]) -> Figure:
     """Plot the R² of the interval against the number of observed units."""
     figure = Figure(figsize=(4.2, 3.2))
     axes = figure.subplots()
-    bandwidths, smoothed, inferred = zip(*(row.values() for row in rows), strict=True)
     axes.plot(bandwidths, inferred, "o-", color=BLUE, label="inferred rates")
     axes.plot(bandwidths, smoothed, "x-.", color=GREY, label="smoothed spikes")
     axes.set(xlabel="units observed at each time step", xticks=bandwidths)
@@ -131,22 +119,23 @@ def main() -> None:
     splits = {"train": ~is_valid, "valid": is_valid}
     arrays = {split: {"data": spikes[chosen]} for split, chosen in splits.items()}
     write_splits("rat.h5", arrays, BIN_WIDTH)
-    sweep, bandwidths = LOGS / options.name, [str(number) for number in options.bandwidths]
-    words = ["--data.path", "rat.h5", "--name", options.name, *options.train.split()]
-    command("train.py", "--bandwidths", *bandwidths, *words)
-    command("plot_results.py", str(sweep), "--out", str(FIGURES))
+    words = ["--bandwidths", *map(str, options.bandwidths), "--data.path", "rat.h5"]
+    run_command("train.py", *words, "--name", options.name, *options.train.split())
+    sweep = LOGS / options.name
+    run_command("plot_results.py", str(sweep), "--out", str(FIGURES))
 
     intervals = {split: interval[chosen] for split, chosen in splits.items()}
-    rows = predict_interval(sweep, intervals, options.bandwidths)
+    checkpoints = [sweep / run_folder(n) / "best.ckpt" for n in options.bandwidths]
+    rows = [predict_interval(checkpoint, intervals) for checkpoint in checkpoints]
+    bandwidths, smoothed, inferred = zip(*(row.values() for row in rows), strict=True)
     with matplotlib.style.context(STYLE):
-        save(plot_interval(rows), "interval", FIGURES)
+        save(plot_interval(bandwidths, smoothed, inferred), "interval", FIGURES)
     write_table(FIGURES / "interval.csv", rows)
-    columns = {"units observed": bandwidths}
-    for name, title in (
-        ("smoothed", "R² from smoothed spikes"),
-        ("inferred", "R² from inferred rates"),
-    ):
-        columns[title] = [f"{row[f'r2_{name}']:.2f}" for row in rows]
+    columns = {
+        "units observed": list(map(str, bandwidths)),
+        "R² from smoothed spikes": [f"{r2:.2f}" for r2 in smoothed],
+        "R² from inferred rates": [f"{r2:.2f}" for r2 in inferred],
+    }
     print("\nThe interval between the two taps, predicted by ridge regression:\n")
     print(markdown_table(columns))
 

@@ -9,32 +9,32 @@ three seeds. The second takes a minute and compares the pretrained models.
 
 PSTHs are told the condition of each trial, the others are not. The dynamic factor model
 (statsmodels) is linear and Gaussian, and its Kalman filter skips missing counts. It is fitted by
-expectation-maximisation to some of the training trials, then its smoother infers the validation
+expectation-maximisation to the first training trials, then its smoother infers the validation
 trials. Writes docs/evidence/alternatives.csv and alternatives.png.
 """
 
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from statsmodels.tsa.statespace.dynamic_factor_mq import DynamicFactorMQ
 
-from command_line import InputError, expect, run, silence_lightning
+from command_line import require, run, silence_lightning
 from data import SpikeDataModule
 from evaluation.baselines import r2_of_psth, scores_of_smoothing
 from evaluation.checkpoints import load_model_and_data
 from evaluation.run_folders import find_checkpoints, run_folder
 from evaluation.scoring import evaluate
 from experiments import grid
-from experiments.options import PRETRAINED, parse_options
+from experiments.commands import parse_options
 from training.options import DEMO_BANDWIDTHS
 from training.pool import n_cores, use_one_thread
 
 GAP = 10  # missing bins between trials, so that one does not predict the next
-SETTINGS = {"factor_orders": 2, "idiosyncratic_ar1": False, "standardize": False}
+N_TRIALS, N_ITERATIONS = 200, 40  # that the factor model is fitted to, and for
+FACTORS = {"factors": 4, "factor_orders": 2, "idiosyncratic_ar1": False, "standardize": False}
 
 
 def join_trials(spikes: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -43,22 +43,14 @@ def join_trials(spikes: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return padded.reshape(-1, spikes.shape[2])
 
 
-def r2_of_factor_model(
-    data: SpikeDataModule, n_factors: int, n_trials: int, n_iterations: int
-) -> float:
-    """Return the R² of a dynamic factor model on the validation trials.
-
-    Args:
-        n_trials: Number of training trials to fit it to.
-        n_iterations: Iterations of expectation-maximisation.
-    """
+def r2_of_factor_model(data: SpikeDataModule) -> float:
+    """Return the R² of a dynamic factor model on the validation trials."""
     train, valid = (data.datasets[split][:].spikes.double().numpy() for split in ("train", "valid"))
     mean = np.nanmean(train, axis=(0, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # iterations end before it converges
-        series = join_trials(train[:n_trials], mean)
-        model = DynamicFactorMQ(series, factors=n_factors, **SETTINGS)
-        fitted = model.fit(maxiter=n_iterations, disp=False)
+        model = DynamicFactorMQ(join_trials(train[:N_TRIALS], mean), **FACTORS)
+        fitted = model.fit(maxiter=N_ITERATIONS, disp=False)
         smoothed = fitted.apply(join_trials(valid, mean), retain_standardization=False)
     states = np.asarray(smoothed.states.smoothed)
     loadings = smoothed.filter_results.design[:, : states.shape[1], 0]
@@ -67,39 +59,34 @@ def r2_of_factor_model(
     return grid.r2_of_rates(counts / data.bin_width, data)
 
 
-def compare(checkpoint: Path, *of_factor_model: int) -> list[dict]:
+def compare(checkpoint: Path) -> pd.DataFrame:
     """Return a row for each method on the masked validation trials of a checkpoint."""
     use_one_thread()
     silence_lightning()
     model, data = load_model_and_data(checkpoint)
-    if data.trials["valid"].rates is None:
-        raise InputError(f"{data.hparams.path}: has no true rates; expected simulated data")
     scores = {
         "this repo": evaluate(model, data)[0]["r2"],
-        "dynamic factor model": r2_of_factor_model(data, *of_factor_model),
+        "dynamic factor model": r2_of_factor_model(data),
         "PSTH, knows the condition": r2_of_psth(data),
         "smoothed spikes": scores_of_smoothing(data)[0],
     }
-    run = {"x": data.n_observed, "seed": data.hparams.seed}
-    return [{"label": label, **run, "r2": r2} for label, r2 in scores.items()]
+    of_run = {"x": data.n_observed, "seed": data.hparams.seed, "r2": scores.values()}
+    return pd.DataFrame({"label": scores.keys()} | of_run)
 
 
 def main() -> None:
-    settings = {"factors": 4, "trials": 200, "iterations": 40}
-    places = {"runs": PRETRAINED, "bandwidths": DEMO_BANDWIDTHS, "out": "docs/evidence"}
-    options = parse_options(__doc__, **places, **settings)
-    for name in settings:
-        expect(options[name] >= 1, f"--{name}", options[name], "at least 1")
+    places = {"runs": ["lightning_logs/pretrained"], "out": "docs/evidence"}
+    options = parse_options(__doc__, bandwidths=DEMO_BANDWIDTHS, **places)
     folders = {run_folder(bandwidth) for bandwidth in options.bandwidths}
     checkpoints = [path for path in find_checkpoints(options.runs) if folders & set(path.parts)]
-    if not checkpoints:
-        raise InputError(f"{' '.join(options.runs)}: holds no model of these bandwidths")
-    of_factor_model = (repeat(options[name]) for name in settings)
+    found = f"{' '.join(options.runs)}: holds no model of these bandwidths"
+    require(len(checkpoints) > 0, found)
     with ProcessPoolExecutor(min(n_cores(), len(checkpoints))) as pool:
-        rows = chain.from_iterable(pool.map(compare, checkpoints, *of_factor_model))
-        table = pd.DataFrame(rows).sort_values("x", ascending=False, kind="stable")
-    title = "R² of inferred to true rates"
-    grid.write(options.out, "alternatives", table, grid.plot_lines, "neurons observed", "r2", title)
+        table = pd.concat(pool.map(compare, checkpoints))
+    table = table.sort_values("x", ascending=False, kind="stable")
+    grid.write(options.out, "alternatives", table)
+    of_figure = ("neurons observed", "r2", "R² of inferred to true rates")
+    grid.draw(options.out, "alternatives", grid.plot_lines, table, *of_figure)
     means = table.groupby(["x", "label"], sort=False)["r2"].agg(grid.mean_and_sd).unstack()
     grid.print_table(means.reset_index(names="observed"))
 

@@ -3,8 +3,6 @@
 The experiments need pandas: pip install -r requirements-evidence.txt
 """
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -14,19 +12,22 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 import torch
+from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
-from command_line import FailedWork, InputError, markdown_table, writable_folder, write_table
+from command_line import markdown_table, require, writable_folder, write_table
 from data import SpikeDataModule
 from evaluation.run_folders import LOGS, read_results, run_folder
+from experiments.commands import run_command
 from modules.metrics import R2
-from plotting.style import BLUE, GREEN, GREY, ORANGE, SKY, STYLE, save
+from plotting.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, STYLE, save
 from training.options import make_parser
 
 SIMULATION_SEED = "1"  # not that of lorenz_data.h5
-COLOURS = [BLUE, ORANGE, GREEN, GREY, SKY, "#CC79A7"]
+COLOURS = [BLUE, ORANGE, GREEN, GREY, SKY, PURPLE]
 MARKS = ["o-", "s:", "^--", "x-.", "v-", "d:"]
 Results = dict[str, float | str]  # a run's row of results.csv
+Measure = Callable[[Path, Results], list[dict]]  # from the folder of a run: rows of the table
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Sweep:
 
     name: str  # its folder under lightning_logs; what needs the same sweep shares it
     bandwidths: Sequence[int]
-    seeds: Sequence[int]  # consecutive
-    measure: Callable[[Path, Results], list[dict]]  # from the folder of a run: rows of the table
+    seeds: int  # how many, from 0 on
+    measure: Measure
     cluster: str  # where to train, as in train.py
     flags: Sequence[str] = ()
     label: str = ""  # what is compared: a line in the figure; may name the {bandwidth}
@@ -49,7 +50,12 @@ class Sweep:
 
     def folder(self, bandwidth: int, seed: int) -> Path:
         """Return the folder of a run."""
-        return LOGS / self.name / run_folder(bandwidth, seed if len(self.seeds) > 1 else None)
+        return LOGS / self.name / run_folder(bandwidth, seed if self.seeds > 1 else None)
+
+
+def start(options: Namespace, name: str, measure: Measure, *flags: str) -> Sweep:
+    """Return the sweep that those of an experiment are variations of."""
+    return Sweep(name, options.bandwidths, options.seeds, measure, options.cluster, flags)
 
 
 def gather(sweeps: Iterable[Sweep]) -> pd.DataFrame:
@@ -58,7 +64,7 @@ def gather(sweeps: Iterable[Sweep]) -> pd.DataFrame:
     rows = []
     for sweep in sweeps:
         results = train(sweep)
-        for bandwidth, seed in product(sweep.bandwidths, sweep.seeds):
+        for bandwidth, seed in product(sweep.bandwidths, range(sweep.seeds)):
             x = bandwidth if sweep.x is None else sweep.x
             run = {"label": sweep.label.format(bandwidth=bandwidth), "x": x}
             run |= {"bandwidth": bandwidth, "seed": seed}
@@ -76,48 +82,39 @@ def train(sweep: Sweep) -> dict[tuple[int, int], Results]:
     """
     folder = LOGS / sweep.name
     words = ["--name", sweep.name, *sweep.flags, "--bandwidths", *map(str, sweep.bandwidths)]
-    words += ["--seed_everything", str(sweep.seeds[0]), "--seeds", str(len(sweep.seeds))]
-    words += ["--cluster", sweep.cluster]
+    words += ["--seeds", str(sweep.seeds), "--cluster", sweep.cluster]
     if (folder / "config.yaml").exists():
         parser = make_parser()
         begun, asked = parser.parse_path(folder / "config.yaml"), parser.parse_args(words)
         # where and how many at a time may differ
         asked.config, asked.jobs, asked.cluster = begun.config, begun.jobs, begun.cluster
-        if begun != asked:
-            raise InputError(f"{folder}: trained with other options; expected {' '.join(words)}")
+        expected = f"{folder}: trained with other options; expected {' '.join(words)}"
+        require(begun == asked, expected)
         words = ["--resume", str(folder), "--cluster", sweep.cluster]
     run_command("train.py", *words)
     return {(row["bandwidth"], row["seed"]): row for row in read_results(folder)}
 
 
-def run_command(*words: str) -> None:
-    """Print and run one of the repo's commands; raise InputError or FailedWork if it fails."""
-    print(f"\npython {' '.join(words)}", flush=True)
-    if status := subprocess.run([sys.executable, *words]).returncode:
-        raise (InputError if status == 2 else FailedWork)(f"python {' '.join(words)} failed")
-
-
-def simulate_once(name: str, *flags: str) -> str:
+def simulate_once(name: str, **sizes: int) -> str:
     """Return the path of a simulated data set under lightning_logs; make it if it is missing."""
     path = writable_folder(LOGS, "lightning_logs") / f"{name}.h5"
     if not path.exists():
+        flags = [f"--{name}={size}" for name, size in sizes.items()]
         run_command("simulate.py", "--path", str(path), "--seed", SIMULATION_SEED, *flags)
     return str(path)
 
 
-def read_data_with_rates(path: str) -> SpikeDataModule:
-    """Read a data file; raise InputError if it has no true rates."""
-    data = SpikeDataModule(path)
-    if data.trials["valid"].rates is None:
-        raise InputError(f"{path}: has no valid_truth; expected simulated data")
-    return data
+def true_rates(data: SpikeDataModule) -> np.ndarray:
+    """Return the true rates (B, T, N) of the validation trials, which must be known."""
+    rates = data.trials["valid"].rates
+    require(rates is not None, f"{data.hparams.path}: no true rates; expected simulated data")
+    return rates
 
 
 def r2_of_rates(rates: np.ndarray, data: SpikeDataModule) -> float:
     """Return the R² of rates (B, T, N) in spikes/s on the validation trials."""
-    metric = R2(data.n_neurons)
-    metric.update(torch.from_numpy(rates).float(), torch.from_numpy(data.trials["valid"].rates))
-    return float(metric.compute())
+    inferred, true = torch.from_numpy(rates).float(), torch.from_numpy(true_rates(data))
+    return float(R2(data.n_neurons)(inferred, true))
 
 
 def mean_and_sd(values: pd.Series) -> str:
@@ -132,14 +129,15 @@ def print_table(table: pd.DataFrame, n_left: int = 0) -> None:
     print(f"\n{markdown_table({name: list(map(str, table[name])) for name in table}, n_left)}")
 
 
-def write(
-    out: Path, name: str, table: pd.DataFrame, plot: Callable[..., Figure] | None = None, *args
-) -> None:
-    """Write a table as CSV, and the figure that `plot` draws of it."""
+def write(out: Path, name: str, table: pd.DataFrame) -> None:
+    """Write a table as CSV."""
     write_table(out / f"{name}.csv", table.to_dict("records"))
-    if plot is not None:
-        with matplotlib.style.context(STYLE):
-            save(plot(table, *args), name, out)
+
+
+def draw(out: Path, name: str, plot: Callable[..., Figure], *args: object) -> None:
+    """Save the figure that `plot` makes of the arguments."""
+    with matplotlib.style.context(STYLE):
+        save(plot(*args), name, out)
 
 
 def plot_lines(table: pd.DataFrame, x_label: str, score: str, title: str) -> Figure:

@@ -6,7 +6,6 @@ python -m experiments.inputs         an hour to one and a half on two cores; wri
 If it was stopped, the same command resumes it.
 """
 
-from itertools import product
 from pathlib import Path
 
 import h5py
@@ -19,15 +18,15 @@ from command_line import run
 from evaluation.checkpoints import load_model_and_data
 from evaluation.inference import infer_arrays
 from experiments import grid
-from experiments.options import parse_options
+from experiments.commands import parse_options
 
 DATA = {
-    "repeated conditions": "",
-    "trials that do not repeat": "--conditions 1560 --trials 1",
-    "pulses": "--pulses 1",
+    "repeated conditions": {},
+    "trials that do not repeat": {"conditions": 1560, "trials": 1},
+    "pulses": {"pulses": 1},
 }
 INPUT_SIZES = [0, 4]
-QUICK_DATA = {"pulses": "--pulses 1 --conditions 40 --trials 2 --neurons 12 --bins 20"}
+QUICK_DATA = {"pulses": {"pulses": 1, "conditions": 40, "trials": 2, "neurons": 12, "bins": 20}}
 QUICK = ["--trainer.max_epochs", "1", "--refinement.epochs", "2"]
 COLUMNS = ["data", "input_size", "seed", "bandwidth", "r2", "bps", "prior", "seconds", "auc", "rms"]
 
@@ -71,20 +70,17 @@ def compare_sizes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    sizes = {"bandwidths": [29, 10, 5], "seeds": [0, 1, 2], "quick": False}
+    sizes = {"bandwidths": [29, 10, 5], "seeds": 3, "quick": False}
     options = parse_options(__doc__, **sizes, name="inputs", cluster="local", out="docs")
-    data, seeds, cluster = DATA, options.seeds, options.cluster
-    base = grid.Sweep(options.name, options.bandwidths, seeds, find_pulses, cluster)
+    data, base = DATA, grid.start(options, options.name, find_pulses)
     if options.quick:
-        data, seeds = QUICK_DATA, [0]
-        base = base.vary("", "quick", *QUICK, bandwidths=[5])
+        data, base = QUICK_DATA, base.vary("", "quick", *QUICK, bandwidths=[5], seeds=1)
     sweeps = []
-    for number, (label, flags) in enumerate(data.items()):
-        path = grid.simulate_once(f"{base.name}_{number}", *flags.split())
-        for size, seed in product(INPUT_SIZES, seeds):
-            name, words = f"{number}_{size}_{seed}", ["--data.path", path]
-            words += ["--model.input_size", str(size)]
-            sweeps.append(base.vary(label, name, *words, x=size, seeds=[seed]))
+    for number, (label, sizes) in enumerate(data.items()):
+        path = grid.simulate_once(f"{base.name}_{number}", **sizes)
+        for size in INPUT_SIZES:
+            words = ["--data.path", path, "--model.input_size", str(size)]
+            sweeps.append(base.vary(label, f"{number}_{size}", *words, x=size))
     table = grid.gather(sweeps).rename(columns={"label": "data", "x": "input_size"})[COLUMNS]
     grid.write(options.out, "inputs", table)
     grid.print_table(compare_sizes(table), n_left=1)

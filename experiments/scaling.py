@@ -13,9 +13,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable
 
 import h5py
 import numpy as np
@@ -25,7 +23,7 @@ from pytorch_lightning.callbacks import LambdaCallback
 
 from command_line import run, silence_lightning, write_table
 from data import SpikeDataModule
-from experiments.options import parse_options
+from experiments.commands import parse_options
 from model import SequentialAutoencoder
 from modules.posterior import n_affordable
 from modules.priors import PRIORS
@@ -35,115 +33,105 @@ from training.flags import RefinementOptions
 from training.options import N_STEPS, extension
 from training.pool import use_one_thread
 
-N_TIMED = 10  # training steps that are timed, after two that warm up
-REFINEMENTS = 4, 8  # epochs of the two that are timed
-N_INFERRED = 64  # trials that are inferred
+SIZES = [  # training trials, bins, neurons; the first is the demonstration's
+    (1248, 50, 29), (5000, 50, 29), (20_000, 50, 29), (100_000, 50, 29), (1248, 200, 29),
+    (1248, 1000, 29), (1248, 50, 100), (1248, 50, 1000), (1248, 200, 200),
+]  # fmt: skip
+QUICK = [(60, 50, 29), (60, 50, 60)]
+N_TIMED = 10  # training steps, after two that warm up
+SHORT, LONG = 4, 8  # epochs of the refinements that are timed
+N_INFERRED = 64  # trials
 
 
-class Size(NamedTuple):
-    """Of a recording. The demonstration has 1248 training trials, 50 bins and 29 neurons."""
-
-    trials: int = 1248
-    bins: int = 50
-    neurons: int = 29
-
-
-SIZES = [Size(), Size(trials=5000), Size(trials=20_000), Size(trials=100_000), Size(bins=200)]
-SIZES += [Size(bins=1000), Size(neurons=100), Size(neurons=1000), Size(bins=200, neurons=200)]
-QUICK = [Size(trials=60), Size(trials=60, neurons=60)]
-
-
-def write_random(path: Path, size: Size) -> None:
-    """Write random counts, a trial in a chunk."""
+def write_random(path: str, n_trials: int, *one_trial: int) -> None:
+    """Write random counts of trials of some bins and neurons, a trial in a chunk."""
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         file.attrs["bin_width"] = 0.02
-        for key, n_trials in (("train_data", size.trials), ("valid_data", N_INFERRED)):
-            shape = (n_trials, size.bins, size.neurons)
-            array = file.create_dataset(key, shape, "u1", chunks=(1, *shape[1:]))
-            for start in range(0, n_trials, 1000):
-                n_written = min(1000, n_trials - start)
-                array[start : start + 1000] = rng.poisson(0.3, (n_written, *shape[1:]))
+        for key, n in (("train_data", n_trials), ("valid_data", N_INFERRED)):
+            array = file.create_dataset(key, (n, *one_trial), "u1", chunks=(1, *one_trial))
+            for trial in range(n):
+                array[trial] = rng.poisson(0.3, one_trial)
 
 
-def measure(size: Size, path: str) -> dict[str, float]:
+def measure(size: tuple[int, int, int]) -> dict[str, float]:
     """Return CPU seconds and memory of a recording of some size, in a process of its own."""
     use_one_thread()
     silence_lightning()
     pl.seed_everything(0, verbose=False)
+    with tempfile.NamedTemporaryFile(suffix=".h5") as file:
+        write_random(file.name, *size)
+        start = time.process_time()
+        data = SpikeDataModule(file.name)
+        data.setup()
+        row = {"trials": size[0], "bins": size[1], "neurons": size[2]}
+        row["load_s"] = time.process_time() - start
+        model = SequentialAutoencoder(data.n_neurons, data.bin_width)
+        row["step_s"] = seconds_of_step(model, data)
+        row["epoch_s"] = row["step_s"] * -(-size[0] // data.batch_size)
+        row["training_min"] = row["step_s"] * N_STEPS * extension(data, at_most=8) / 60
+        row["training_gb"] = peak_gb()
+        row["refinement_min"] = seconds_to_refine(model.eval(), data) / 60
+        n_trials = row["trials_in_table"] = min(size[0], MAX_TRIALS, n_affordable(*size[1:]))
+        reference = data.datasets["train"][list(range(n_trials))].spikes
+        row |= milliseconds_to_infer(model, data.datasets["valid"][:].spikes, reference)
+        return row | {"peak_gb": peak_gb()}
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Do some work; return its CPU seconds."""
     start = time.process_time()
-    data = SpikeDataModule(path)
-    data.setup()
-    row = size._asdict() | {"load_s": time.process_time() - start}
-    model = SequentialAutoencoder(data.n_neurons, data.bin_width)
-    step_s = row["step_s"] = seconds_of_step(model, data)
-    row["epoch_s"] = step_s * -(-size.trials // data.batch_size)
-    row["training_min"] = step_s * N_STEPS * extension(data, at_most=8) / 60
-    row["training_gb"] = peak_memory()
-    model.eval()
-    short, long = (seconds_to_refine(model, data, n_epochs) for n_epochs in REFINEMENTS)
-    each_epoch = (long - short) / (REFINEMENTS[1] - REFINEMENTS[0])
-    n_epochs = RefinementOptions().epochs * extension(data, at_most=2)
-    minutes = (short + each_epoch * (n_epochs - REFINEMENTS[0])) / 60
-    # not known if they tried different numbers of factors
-    row["refinement_min"] = minutes if each_epoch > 0 else np.nan
-    row["trials_in_table"] = min(size.trials, MAX_TRIALS, n_affordable(size.bins, size.neurons))
-    row |= milliseconds_to_infer(model, data, n_reference=row["trials_in_table"])
-    return row | {"peak_gb": peak_memory()}
+    work()
+    return time.process_time() - start
+
+
+def peak_gb() -> float:
+    """Return the peak memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def seconds_of_step(model: SequentialAutoencoder, data: SpikeDataModule) -> float:
     """Train a few steps; return the CPU seconds of one."""
     times = []
     note = LambdaCallback(on_train_batch_end=lambda *_: times.append(time.process_time()))
-    trainer = pl.Trainer(
-        accelerator="cpu", max_steps=2 + N_TIMED, limit_val_batches=0, callbacks=[note],
-        logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(model, data)
+    options = {"accelerator": "cpu", "max_steps": 2 + N_TIMED, "limit_val_batches": 0}
+    pl.Trainer(**options, barebones=True, callbacks=[note]).fit(model, data)
     return float(np.diff(times[1:]).mean())
 
 
-def seconds_to_refine(model: SequentialAutoencoder, data: SpikeDataModule, n_epochs: int) -> float:
-    """Return the CPU seconds of a refinement of a copy of the model."""
-    model = copy.deepcopy(model)
-    start = time.process_time()
-    refine(model, data.datasets["train"], n_epochs, seed=0)
-    return time.process_time() - start
+def seconds_to_refine(model: SequentialAutoencoder, data: SpikeDataModule) -> float:
+    """Return the CPU seconds of a whole refinement, extrapolated from two short ones; NaN if these
+    tried so different numbers of factors that the longer one took less."""
+    short, long = (
+        cpu_seconds(lambda n=n: refine(copy.deepcopy(model), data.datasets["train"], n, seed=0))
+        for n in (SHORT, LONG)
+    )
+    n_epochs = RefinementOptions().epochs * extension(data, at_most=2)
+    each_epoch = (long - short) / (LONG - SHORT)
+    return short + each_epoch * (n_epochs - SHORT) if each_epoch > 0 else np.nan
 
 
 @torch.no_grad()
 def milliseconds_to_infer(
-    model: SequentialAutoencoder, data: SpikeDataModule, n_reference: int
+    model: SequentialAutoencoder, spikes: torch.Tensor, reference: torch.Tensor
 ) -> dict[str, float]:
-    """Return the CPU milliseconds to infer a trial with each prior."""
-    spikes, row = data.datasets["valid"][:].spikes, {}
-    reference = model.encode(data.datasets["train"][list(range(n_reference))].spikes)[0]
+    """Return the CPU milliseconds to infer a trial with each prior; some priors know trials."""
+    row, known = {}, model.encode(reference)[0]
+    batches = spikes.split(min(N_INFERRED, n_affordable(*spikes.shape[1:])))
     for name, prior in PRIORS.items():
-        model.prior = prior(reference) if prior.knows_trials else prior()
-        start = time.process_time()
-        for batch in spikes.split(min(N_INFERRED, n_affordable(*spikes.shape[1:]))):
-            model.infer(batch)
-        row[f"infer_{name}_ms"] = 1000 * (time.process_time() - start) / len(spikes)
+        model.prior = prior(known) if prior.knows_trials else prior()
+        seconds = cpu_seconds(lambda: [model.infer(batch) for batch in batches])
+        row[f"infer_{name}_ms"] = 1000 * seconds / len(spikes)
     return row
-
-
-def peak_memory() -> float:
-    """Return the peak memory of this process (GB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:
     options, rows = parse_options(__doc__, quick=False, out="docs"), []
-    context = multiprocessing.get_context("spawn")
-    for size in QUICK if options.quick else SIZES:
-        with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, context) as pool:
-            path = Path(folder) / "data.h5"
-            write_random(path, size)
-            rows.append(pool.submit(measure, size, str(path)).result())
-        print("  ".join(f"{name} {value:.3g}" for name, value in rows[-1].items()), flush=True)
-        write_table(options.out / "scaling.csv", rows)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for row in pool.imap(measure, QUICK if options.quick else SIZES):
+            print("  ".join(f"{name} {value:.3g}" for name, value in row.items()), flush=True)
+            rows.append(row)
+            write_table(options.out / "scaling.csv", rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ between true and inferred rates says, at each frequency, how much of the rates i
 docs/evidence/subframe.csv and subframe.png. If it was stopped, the same command resumes it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,12 @@ from matplotlib.figure import Figure
 from scipy import signal
 
 from command_line import run
+from data import SpikeDataModule
 from evaluation.baselines import smoothed_counts
 from evaluation.checkpoints import load_model_and_data
 from evaluation.inference import infer_arrays
 from experiments import grid
-from experiments.options import parse_options
+from experiments.commands import parse_options
 from plotting.style import BLUE, GREY, ORANGE
 
 FRAMES, SMOOTHED = "frames, interpolated", "smoothed spikes"
@@ -50,7 +52,7 @@ def coherence(true: np.ndarray, inferred: np.ndarray, bin_width: float) -> pd.Se
 def measure(folder: Path, results: grid.Results) -> list[dict]:
     """Return the coherence at each frequency; with SBTT, also that of smoothed spikes."""
     model, data = load_model_and_data(folder / "best.ckpt")
-    spikes, true = data.datasets["valid"][:].spikes, data.trials["valid"].rates
+    spikes, true = data.datasets["valid"][:].spikes, grid.true_rates(data)
     way = "SBTT" if data.hparams.fill == "none" else FRAMES
     found = {way: infer_arrays(model, spikes)["rates"]}
     if way == "SBTT":
@@ -81,31 +83,32 @@ def plot_coherence(table: pd.DataFrame, frame_rates: dict[int, float]) -> Figure
     return figure
 
 
-def print_means(table: pd.DataFrame) -> None:
-    """Print the coherence near a few frequencies."""
+def compare_ways(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the coherence (text) near a few frequencies."""
     frequencies = table["frequency"].unique()
     nearest = {frequencies[np.abs(frequencies - f).argmin()]: f"{f} Hz" for f in PRINTED}
     rows = table[table["frequency"].isin(nearest)]
     seeds = rows.groupby(["way", "bandwidth", "frequency"], sort=False)["coherence"]
     means = seeds.agg(grid.mean_and_sd).unstack().rename(columns=nearest)
-    grid.print_table(means.reset_index(names=["way", "read in each bin"]), n_left=1)
+    return means.reset_index(names=["way", "read in each bin"])
 
 
 def main() -> None:
     sizes = {"bandwidths": [5, 3], "seeds": 3, "data": "lorenz_data.h5", "quick": False}
     options = parse_options(__doc__, **sizes, cluster="local", out="docs/evidence")
-    name, seeds, flags = "evidence_subframe", options.seeds, ()
+    data, bandwidths = SpikeDataModule(options.data), options.bandwidths
+    grid.true_rates(data)  # or an error now
+    flags = ("--data.path", options.data, "--data.pattern", "staggered")
+    base = grid.start(options, "evidence_subframe", measure, *flags)
     if options.quick:
-        name, seeds, flags = "evidence_quick_subframe", 1, QUICK
-    flags = ("--data.path", options.data, "--data.pattern", "staggered", *flags)
-    bandwidths, data = options.bandwidths, grid.read_data_with_rates(options.data)
-    base = grid.Sweep(name, bandwidths, range(seeds), measure, options.cluster, flags)
+        base = replace(base, name="evidence_quick_subframe", seeds=1, flags=(*flags, *QUICK))
     fills = {"SBTT": "none", FRAMES: "interpolated"}
     table = grid.gather(base.vary(way, fill, "--data.fill", fill) for way, fill in fills.items())
     table = table.rename(columns={"label": "way"}).drop(columns="x")
+    grid.write(options.out, "subframe", table)
     frame_rates = {n: n / data.n_neurons / data.bin_width for n in bandwidths}  # Hz
-    grid.write(options.out, "subframe", table, plot_coherence, frame_rates)
-    print_means(table)
+    grid.draw(options.out, "subframe", plot_coherence, table, frame_rates)
+    grid.print_table(compare_ways(table), n_left=1)
 
 
 if __name__ == "__main__":

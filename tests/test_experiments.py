@@ -9,7 +9,7 @@ from conftest import ROOT
 from torch.utils.tensorboard import SummaryWriter
 
 from command_line import read_table
-from experiments import benchmark, calibration, evidence, learning_curves, scaling, subframe
+from experiments import ablation, benchmark, calibration, evidence, scaling, subframe
 from experiments.evidence import PIECES
 from recordings.hdf5 import read_file
 from simulate import simulate
@@ -22,23 +22,24 @@ def run_experiment(tmp_path, call, commands_in_process):
     return lambda name, *words: call(tmp_path, "-m", f"experiments.{name}", *words, "--out", "docs")
 
 
-def test_times_are_read_from_a_history(tmp_path):
+def test_times_are_read_from_a_history(tmp_path, monkeypatch):
     with SummaryWriter(tmp_path) as writer:
+        writer.add_text("settings", "before the bare GRUs", walltime=1e9 - 30)
+        writer.add_scalar("bare_gru_s", 1.5, 0, walltime=1e9)
         for epoch in range(1, 11):
             writer.add_scalar("train/learning_rate", 0.1, epoch, walltime=1e9 + 2 * epoch)
             if epoch % 2 == 0:
                 writer.add_scalar("valid/r2", epoch / 10, epoch, walltime=1e9 + 2 * epoch + 1)
-        # after the validation of the sixth epoch
-        writer.add_scalar("bare_gru_s", 1.5, 7, walltime=1e9 + 14.5)
         writer.add_scalar("peak_mb", 400, 10)
-    history = benchmark.read_times(tmp_path, target_r2=0.55)
-    assert history["epoch_s"] == pytest.approx(2 - 1.5 / 9)
-    assert history["bare_s"] == history["paused_s"] == pytest.approx(1.5)
-    assert (history["best_r2"], history["peak_mb"]) == (pytest.approx(1), 400)
-    assert np.isinf(benchmark.read_times(tmp_path, target_r2=1.5)["to_published_s"])
-    later = benchmark.read_times(tmp_path, target_r2=0.75)["to_published_s"]
-    # at epoch 7.5, not 5.5
-    assert later - history["to_published_s"] == pytest.approx(4 - 0.75 * 1.5)
+    monkeypatch.setattr(benchmark, "TARGETS", {29: 1.5, 5: 0.55, 2: 0.05})
+    never, between, first = (benchmark.read_times(tmp_path, n) for n in (29, 5, 2))
+    assert between["epoch_s"] == pytest.approx(2)
+    assert between["train_s"] == pytest.approx(20)
+    assert (between["bandwidth"], between["published_r2"], between["bare_s"]) == (5, 0.55, 1.5)
+    assert (between["best_r2"], between["peak_mb"]) == (pytest.approx(1), 400)
+    assert between["to_published_s"] == pytest.approx(12)  # at epoch 5.5
+    assert first["to_published_s"] == pytest.approx(5)  # at the first validation
+    assert np.isinf(never["to_published_s"])
 
 
 def test_ratios_are_of_means_over_seeds_and_say_what_was_never_reached():
@@ -58,7 +59,7 @@ def test_ratios_are_of_means_over_seeds_and_say_what_was_never_reached():
 
 def test_the_ablation_trains_draws_and_continues(tmp_path, run_experiment, commands_in_process):
     simulate(path=str(tmp_path / "lorenz_data.h5"), conditions=4, trials=8, neurons=12, bins=12)
-    words = ["ablation", "--bandwidths", "2", "--seeds", "0", "--epochs", "1"]
+    words = ["ablation", "--bandwidths", "2", "--seeds", "1", "--epochs", "1"]
     for _ in range(2):
         done = run_experiment(*words)
         assert (done.status, done.errors) == (0, "")
@@ -70,7 +71,7 @@ def test_the_ablation_trains_draws_and_continues(tmp_path, run_experiment, comma
     written = {path.name for path in (tmp_path / "docs").iterdir()}
     assert written >= {"ablation.csv", "why.png", "overfitting.png"}
     history = read_table(tmp_path / "docs" / "ablation.csv")
-    assert list(history[0]) == list(read_table(learning_curves.ABLATION_CSV)[0])
+    assert list(history[0]) == list(read_table(ablation.COMMITTED_CSV)[0])
 
 
 def test_the_evidence_for_inputs_is_gathered(tmp_path, run_experiment):
@@ -143,10 +144,9 @@ def test_coherence_tells_what_is_recovered_at_each_frequency():
     assert subframe.coherence(true, np.ones_like(true), bin_width=0.02).max() == 0
 
 
-def test_time_and_memory_of_a_size_are_measured(tmp_path):
-    threads, size = torch.get_num_threads(), scaling.Size(trials=24, bins=8, neurons=5)
-    scaling.write_random(tmp_path / "data.h5", size)
-    row = scaling.measure(size, str(tmp_path / "data.h5"))
+def test_time_and_memory_of_a_size_are_measured():
+    threads, row = torch.get_num_threads(), scaling.measure((24, 8, 5))
     torch.set_num_threads(threads)
+    assert list(row) == list(read_table(ROOT / "docs" / "scaling.csv")[0])
     assert (row["trials"], row["trials_in_table"]) == (24, 24)
     assert all(value > 0 for name, value in row.items() if name != "refinement_min")

@@ -80,7 +80,7 @@ def test_the_pretrained_models_give_the_committed_numbers(copy_of_repo):
 
 
 def test_the_figures_of_the_experiments_are_those_of_the_committed_histories(call, tmp_path):
-    done = call(tmp_path, "-m", "experiments.learning_curves", "--out", "figures")
+    done = call(tmp_path, "-m", "experiments.ablation", "--redraw", "--out", "figures")
     assert (done.status, done.errors) == (0, "")
     assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == OF_EXPERIMENTS
 
