@@ -160,8 +160,8 @@ def doubt_units(rates: np.ndarray, bin_width: float) -> list[str]:
     if bin_width > 1:
         lines.append(f"a bin is {bin_width:g} s wide; is this in ms? expected s")
     if median < LOW_MEDIAN_RATE:
-        likely = "is the bin width" if bin_width > 1 else "are spike times"
-        lines.append(f"half of the neurons have at most {median:.2g} spikes/s; {likely} in ms?")
+        likely = "are spike times (or the bin width) in ms? expected s"
+        lines.append(f"half of the neurons have at most {median:.2g} spikes/s; {likely}")
     if median > HIGH_MEDIAN_RATE:
         likely = "are these spike counts, and is the bin width in s?"
         lines.append(f"half of the neurons have at least {median:.0f} spikes/s; {likely}")

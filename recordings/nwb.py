@@ -6,6 +6,7 @@ Spike times are read unit by unit; nothing else that is large is read.
 import contextlib
 import shlex
 import shutil
+import textwrap
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,10 +202,12 @@ def describe_silences(silences: np.ndarray) -> list[str]:
     """Return a line that names silences (n, 2; s), if there are any."""
     if len(silences) == 0:
         return []
-    start, stop = silences[np.diff(silences)[:, 0].argmax()]
-    longest = f"the longest from {start:.1f} to {stop:.1f} s"
-    missing = "if nothing was recorded there, add --max_silence 5: such times are then missing"
-    return [f"no unit has a spike in {number_of(len(silences), 'long time')}, {longest}; {missing}"]
+    durations = np.diff(silences)[:, 0]
+    start, stop = silences[durations.argmax()]
+    others = f" (and in {len(silences) - 1} more such times)" if len(silences) > 1 else ""
+    mend = f"--max_silence {durations.min() / 2:.0f} makes its bins missing"
+    silent = f"no unit has a spike from {start:.1f} to {stop:.1f} s{others}"
+    return [f"{silent}; if nothing was recorded then, {mend}"]
 
 
 def read_invalid_times(nwb) -> np.ndarray:
@@ -237,7 +240,8 @@ def describe_column(values: np.ndarray) -> str:
     different = np.unique(known)
     if len(different) <= MAX_LISTED:
         listed = [f"{value:g}" if kind == "numbers" else str(value) for value in different]
-        return f"{kind}: {', '.join(listed)}{missing}"
+        values = textwrap.shorten(", ".join(listed), 80)
+        return f"{kind}: {values or 'none'}{missing}"
     span = f"as {different[0]}" if kind == "text" else f"{different[0]:g} to {different[-1]:g}"
     return f"{kind}: {len(different)} different, {span}{missing}"
 
@@ -306,7 +310,7 @@ def describe_nwb(path: str | Path) -> str:
         durations = columns["stop_time"] - columns["start_time"]
         known = durations[np.isfinite(durations)]
         span = f"{known.min():g} to {known.max():g} s" if len(known) else "- s"
-        doubt = " (seconds?)" if len(known) and np.median(known) > MAX_TRIAL else ""
+        doubt = " (seconds?)" if len(known) > 1 and np.median(known) > MAX_TRIAL else ""
         lines.append(f"\ntable {name}: {number_of(len(durations), 'row')}, each {span}{doubt}")
         lines += describe_columns(columns)
         events = find_events(columns)

@@ -242,6 +242,8 @@ def evaluate(query: str, columns: dict[str, np.ndarray], flag: str, path: str | 
         chosen = np.asarray(table.eval(query, engine="python"))
     except Exception as error:  # a query can be wrong in any way
         raise InputError(f"{found} cannot be evaluated ({error}); {names}") from None
+    if chosen.dtype.kind in "iuf" and np.isin(chosen, (0, 1)).all():  # a column, as MATLAB has it
+        chosen = chosen.astype(bool)
     is_mask = chosen.dtype == bool and chosen.shape == (len(table),)
     expected = f'expected a query such as quality == "good"; {names}; {values}'
     require(is_mask, f"{found} is not true or false for each row; {expected}")
