@@ -154,7 +154,7 @@ def check_rates(rates: np.ndarray, path: str | Path, key: str) -> np.ndarray:
     return rates.astype(np.float32)
 
 
-def doubt_units(rates: np.ndarray, bin_width: float) -> list[str]:
+def doubt_units(rates: np.ndarray, bin_width: float = 0.0) -> list[str]:
     """Return a line for each sign that a unit is wrong: mean rates (N,) in spikes/s, and bins."""
     median, lines = np.median(rates), []
     if bin_width > 1:
