@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from command_line import command_parser, expect, number_of, require, run
-from recordings.nwb import describe_nwb, is_nwb
+from recordings.listing import describe_nwb
+from recordings.nwb import is_nwb
 from recordings.session import Conversion, Session, read_session
 from recordings.tensors import convert_tensors, describe_tensors
 from recordings.writing import write_recording

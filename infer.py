@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 import h5py
 import jsonargparse
 import numpy as np
+import torch
 from rich.progress import Progress
 
 from command_line import (
@@ -144,6 +145,7 @@ def infer_into(
             task = progress.add_task(f"{prefix}data", total=len(spikes))
             for trials in blocks(spikes, max_trials=n_together):
                 batch = check_counts(spikes[trials], path, f"{prefix}data")
+                batch = torch.from_numpy(batch)
                 for name, inferred in infer_arrays(model, batch, with_sd=True).items():
                     key, shape = prefix + name, (len(spikes), *inferred.shape[1:])
                     if key not in target:
@@ -156,7 +158,8 @@ def infer_into(
 def write_npz(target: h5py.File, out: Path, about: dict) -> None:
     """Write the arrays of an open file as npz."""
     with open(out, "wb") as npz:
-        arrays = {key: array[:] for key, array in target.items()}
+        # without HDF5's metadata of text
+        arrays = {key: array[:].astype(array.dtype.str) for key, array in target.items()}
         np.savez_compressed(npz, about=json.dumps(about), **arrays)
 
 

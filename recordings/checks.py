@@ -154,14 +154,14 @@ def check_rates(rates: np.ndarray, path: str | Path, key: str) -> np.ndarray:
     return rates.astype(np.float32)
 
 
-def doubt_units(rates: np.ndarray, bin_width: float) -> list[str]:
+def doubt_units(rates: np.ndarray, bin_width: float = 0.0) -> list[str]:
     """Return a line for each sign that a unit is wrong: mean rates (N,) in spikes/s, and bins."""
     median, lines = np.median(rates), []
     if bin_width > 1:
         lines.append(f"a bin is {bin_width:g} s wide; is this in ms? expected s")
     if median < LOW_MEDIAN_RATE:
-        likely = "is the bin width" if bin_width > 1 else "are spike times"
-        lines.append(f"half of the neurons have at most {median:.2g} spikes/s; {likely} in ms?")
+        likely = "are spike times (or the bin width) in ms? expected s"
+        lines.append(f"half of the neurons have at most {median:.2g} spikes/s; {likely}")
     if median > HIGH_MEDIAN_RATE:
         likely = "are these spike counts, and is the bin width in s?"
         lines.append(f"half of the neurons have at least {median:.0f} spikes/s; {likely}")

@@ -189,8 +189,7 @@ def read_per_trial(
         array, kinds = file[key], "buifS"  # numbers, text
         is_array = isinstance(array, h5py.Dataset) and array.dtype.kind in kinds
         if is_array and array.shape and array.shape[0] == n_trials:
-            array = checks.open_array(file, path, key, kinds=kinds)
-            found[key] = array[:].astype(array.dtype.str)  # without metadata of HDF5
+            found[key] = checks.open_array(file, path, key, kinds=kinds)[:]
     return found
 
 

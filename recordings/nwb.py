@@ -4,7 +4,6 @@ Spike times are read unit by unit; nothing else that is large is read.
 """
 
 import contextlib
-import shlex
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -16,14 +15,11 @@ import numpy as np
 
 from command_line import InputError, atomic_write, number_of, require
 from recordings.binning import ROUNDING
-from recordings.checks import doubt_units
 from recordings.hdf5 import open_to_write
 
 INSTALL = "pynwb is not installed; expected it for NWB files: pip install -r requirements-nwb.txt"
 CALCIUM = {"TwoPhotonSeries", "OnePhotonSeries", "RoiResponseSeries"}
 MIN_SILENCE, MAX_INTERVALS = 10, 100  # s, mean intervals between spikes; no unit is silent longer
-MIN_TRIAL, MAX_TRIAL = 0.2, 100  # s; shorter or longer intervals are no trials
-MAX_LISTED = 6  # values of a column
 
 
 def read_version(path: str | Path) -> str | None:
@@ -146,9 +142,10 @@ def read_units(
         InputError: no spikes, or times that start again in most units.
     """
     has_units = nwb.units is not None and len(nwb.units) and "spike_times" in nwb.units.colnames
-    series = {type(item).__name__ for item in nwb.objects.values()} & CALCIUM
-    calcium = f", but calcium imaging ({', '.join(sorted(series))})" if series else ""
-    require(has_units, f"{path}: has no units with spike_times{calcium}; expected sorted spikes")
+    if not has_units:
+        series = sorted({type(item).__name__ for item in nwb.objects.values()} & CALCIUM)
+        calcium = f", but calcium imaging ({', '.join(series)})" if series else ""
+        raise InputError(f"{path}: has no units with spike_times{calcium}; expected sorted spikes")
     has_intervals, notes, times, intervals = "obs_intervals" in nwb.units.colnames, [], [], []
     n_restarts = []
     for row, unit in enumerate(read_unit_ids(nwb)):
@@ -201,10 +198,12 @@ def describe_silences(silences: np.ndarray) -> list[str]:
     """Return a line that names silences (n, 2; s), if there are any."""
     if len(silences) == 0:
         return []
-    start, stop = silences[np.diff(silences)[:, 0].argmax()]
-    longest = f"the longest from {start:.1f} to {stop:.1f} s"
-    missing = "if nothing was recorded there, add --max_silence 5: such times are then missing"
-    return [f"no unit has a spike in {number_of(len(silences), 'long time')}, {longest}; {missing}"]
+    durations = np.diff(silences)[:, 0]
+    start, stop = silences[durations.argmax()]
+    others = f" (and in {len(silences) - 1} more such times)" if len(silences) > 1 else ""
+    mend = f"--max_silence {durations.min() / 2:.0f} makes its bins missing"
+    silent = f"no unit has a spike from {start:.1f} to {stop:.1f} s{others}"
+    return [f"{silent}; if nothing was recorded then, {mend}"]
 
 
 def read_invalid_times(nwb) -> np.ndarray:
@@ -222,99 +221,6 @@ def recorded_range(
     given = [observed.ravel() for observed in intervals if observed is not None and observed.size]
     known = np.concatenate(given or times)
     return float(known.min()), float(known.max())
-
-
-def describe_column(values: np.ndarray) -> str:
-    """Return the type of a column and its values, a few of them or their range."""
-    kind = {"b": "true or false", "U": "text", "f": "numbers"}.get(
-        values.dtype.kind, "whole numbers"
-    )
-    known = values if kind != "numbers" else values[np.isfinite(values)]
-    n_missing = len(values) - len(known)
-    missing = f", {n_missing} missing" if n_missing else ""
-    if kind == "true or false":
-        return f"{kind}, {values.sum()} of {len(values)} true"
-    different = np.unique(known)
-    if len(different) <= MAX_LISTED:
-        listed = [f"{value:g}" if kind == "numbers" else str(value) for value in different]
-        return f"{kind}: {', '.join(listed)}{missing}"
-    span = f"as {different[0]}" if kind == "text" else f"{different[0]:g} to {different[-1]:g}"
-    return f"{kind}: {len(different)} different, {span}{missing}"
-
-
-def describe_columns(columns: dict[str, np.ndarray]) -> list[str]:
-    """Return a line for each column."""
-    return [f"    {name}: {describe_column(values)}" for name, values in columns.items()]
-
-
-def find_events(columns: dict[str, np.ndarray]) -> list[str]:
-    """Return the names of the columns whose times lie in their trials, of start_time and others."""
-    start, stop = columns["start_time"], columns["stop_time"]
-    names = [name for name in columns if name not in ("start_time", "stop_time")]
-    known = {name: np.isfinite(columns[name]) for name in names if columns[name].dtype.kind == "f"}
-    return [
-        name
-        for name, where in known.items()
-        if where.any() and ((start <= columns[name]) & (columns[name] <= stop))[where].all()
-    ]
-
-
-def suggest_trials(tables: dict[str, dict[str, np.ndarray]]) -> str:
-    """Return the options that cut a session into trials, for tables of columns by name.
-
-    The table is `trials`, or that with the most trials that are neither short nor long. Rows
-    without a duration are events.
-    """
-    best, n_most = "--window 1.0", 1
-    for name, columns in tables.items():
-        durations = columns["stop_time"] - columns["start_time"]
-        median = np.median(durations[np.isfinite(durations)]) if np.isfinite(durations).any() else 0
-        n_trials = np.inf if name == "trials" and len(durations) > 1 else len(durations)
-        is_event = (durations[np.isfinite(durations)] == 0).all()
-        if n_trials <= n_most or not (is_event or MIN_TRIAL <= median <= MAX_TRIAL):
-            continue
-        window = "--start -0.2 --stop 0.8" if is_event else f"--stop {np.floor(50 * median) / 50:g}"
-        best, n_most = f"--trials {name} {window}", n_trials
-    return best
-
-
-def describe_nwb(path: str | Path) -> str:
-    """Return what is in an NWB file, units and tables of intervals, and how to convert it.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    with open_nwb(path) as nwb:
-        times, intervals, notes = read_units(nwb, path)
-        first, last = recorded_range(times, intervals)
-        of_units, n_invalid = unit_columns(nwb), len(read_invalid_times(nwb))
-        tables = {name: scalar_columns(table) for name, table in list_tables(nwb).items()}
-    rates = np.array([len(of_unit) for of_unit in times]) / (last - first)
-    lines = [
-        f"{path}: {number_of(len(times), 'unit')}, recorded from {first:g} to {last:g} s",
-        f"  columns to choose units by: {', '.join(of_units) or 'none'}",
-        *describe_columns(of_units),
-    ]
-    if any(observed is not None for observed in intervals):
-        lines.append("  obs_intervals say when each unit was observed")
-    else:
-        notes += describe_silences(find_silences(times))
-    if n_invalid:
-        lines.append(f"  {number_of(n_invalid, 'interval')} in invalid_times, when nothing counts")
-    lines += [f"  {line}" for line in notes + doubt_units(rates, 0.02)]
-    for name, columns in tables.items():
-        durations = columns["stop_time"] - columns["start_time"]
-        known = durations[np.isfinite(durations)]
-        span = f"{known.min():g} to {known.max():g} s" if len(known) else "- s"
-        doubt = " (seconds?)" if len(known) and np.median(known) > MAX_TRIAL else ""
-        lines.append(f"\ntable {name}: {number_of(len(durations), 'row')}, each {span}{doubt}")
-        lines += describe_columns(columns)
-        events = find_events(columns)
-        if events:
-            lines.append(f"  to align to: {', '.join(events)} (--align_to NAME --start --stop)")
-    words = f"{shlex.quote(str(path))} --out yours.h5 --bin_width 0.02 {suggest_trials(tables)}"
-    command = f"python convert.py {words}"
-    return "\n".join([*lines, f"\nIt can be converted, for example: {command}"])
 
 
 def write_inferred(
@@ -338,11 +244,9 @@ def write_inferred(
     Raises:
         InputError: the session cannot be read, or has such series.
     """
-    step = (times[-1] - times[0]) / max(len(times) - 1, 1)
-    is_regular = len(times) > 1 and np.allclose(np.diff(times), step, rtol=0, atol=ROUNDING)
-    clock = {"timestamps": times}
-    if is_regular:
-        clock = {"starting_time": times[0], "rate": 1 / step}
+    steps, clock = np.diff(times), {"timestamps": times}
+    if len(times) > 1 and np.ptp(steps) < ROUNDING:
+        clock = {"starting_time": times[0], "rate": 1 / steps.mean()}
     with atomic_write(out) as temporary:
         shutil.copyfile(path, temporary)
         temporary.chmod(0o644)  # the copy of a file that cannot be written

@@ -10,6 +10,7 @@ import numpy as np
 from command_line import InputError, expect, number_of, require
 from recordings import nwb
 from recordings.binning import ROUNDING, from_spike_times
+from recordings.listing import MAX_TRIAL, describe_values
 from recordings.splitting import overlap_groups
 
 MAX_WINDOWS = 10**6
@@ -124,7 +125,7 @@ def read_session(path: str | Path, conversion: Conversion) -> Session:
     spikes, rows = spikes[kept], rows[kept]
     windows, condition = windows[rows], None if condition is None else condition[rows]
     duration = bin_width * spikes.shape[1]
-    if duration > nwb.MAX_TRIAL:
+    if duration > MAX_TRIAL:
         notes.append(f"a trial takes {duration:g} s; are these seconds?")
     windows[:, 1] = np.minimum(windows[:, 1], windows[:, 0] + duration)
     conversion = replace(conversion, bin_width=bin_width, unit_ids=ids[units].tolist())
@@ -242,6 +243,8 @@ def evaluate(query: str, columns: dict[str, np.ndarray], flag: str, path: str | 
         chosen = np.asarray(table.eval(query, engine="python"))
     except Exception as error:  # a query can be wrong in any way
         raise InputError(f"{found} cannot be evaluated ({error}); {names}") from None
+    if chosen.dtype.kind in "iuf" and np.isin(chosen, (0, 1)).all():  # a column, as MATLAB has it
+        chosen = chosen.astype(bool)
     is_mask = chosen.dtype == bool and chosen.shape == (len(table),)
     expected = f'expected a query such as quality == "good"; {names}; {values}'
     require(is_mask, f"{found} is not true or false for each row; {expected}")
@@ -252,7 +255,7 @@ def describe_used(query: str, columns: dict[str, np.ndarray]) -> str:
     """Return what is in the columns that a query names."""
     words = set(re.findall(r"\w+", query))
     used = {name: values for name, values in columns.items() if name in words}
-    return "; ".join(f"{name} is {nwb.describe_column(of)}" for name, of in used.items())
+    return "; ".join(f"{name} is {describe_values(of)}" for name, of in used.items())
 
 
 def choose_rows(

@@ -145,7 +145,7 @@ def describe_written(
     parts += [f"{number_of(n_bins, 'bin')} of {bin_width:g} s", number_of(n_neurons, "neuron")]
     if n_heldin is not None:
         parts.append(f"the last {n_neurons - n_heldin} of them never seen by the encoder")
-    parts += [f"{missing:.1f}% of the counts missing"] if missing else []
+    parts += [f"{missing:.1f}% of the counts missing"] if missing > 0.05 else []
     return "\n".join(
         [f"{path}: {', '.join(parts)}", *checks.doubt_units(rates / bin_width, bin_width)]
     )

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("pynwb")
 from pynwb import NWBHDF5IO, NWBFile
 from pynwb.epoch import TimeIntervals
+from pynwb.ophys import OnePhotonSeries, OpticalChannel
 
 Table = dict[str, list]  # column: values
 QUALITY = ["good", "good", "mua", "good", "good", "mua"]
@@ -50,18 +51,22 @@ def write_nwb(
     epochs: list[tuple[float, float]] = (),
     areas: list[str] | None = None,
     ids: list[int] | None = None,
+    heldout: list[bool] | None = None,
 ) -> str:
     """Write a session. `trials` is its table of trials, `further` are other tables of intervals;
     the other lists have an element for each unit, or each interval."""
     nwb = NWBFile("a session of the tests", "made", datetime(2026, 1, 1, tzinfo=UTC))
     if quality is not None:
         nwb.add_unit_column("quality", "what the sorter says")
+    if heldout is not None:
+        nwb.add_unit_column("heldout", "never seen by the encoder")
     device = nwb.create_device("probe")
     for number, area in enumerate(areas or []):
         group = nwb.create_electrode_group(f"shank {number}", "a shank", area, device)
         nwb.add_electrode(group=group, location=area)
     electrodes = areas and [[unit] for unit in range(len(areas))]
     columns = {"quality": quality, "obs_intervals": obs_intervals, "electrodes": electrodes}
+    columns["heldout"] = heldout
     columns["id"] = ids or [10 * unit for unit in range(len(spike_times))]
     for unit, times in enumerate(spike_times):
         options = {name: of[unit] for name, of in columns.items() if of is not None}
@@ -85,3 +90,22 @@ def write_nwb(
     with NWBHDF5IO(path, "w") as file:
         file.write(nwb)
     return str(path)
+
+
+def write_calcium(path: Path | str) -> None:
+    """Write a session of a microscope, without units."""
+    nwb = NWBFile("a session of the tests", "made", datetime(2026, 1, 1, tzinfo=UTC))
+    channel = OpticalChannel(name="green", description="a channel", emission_lambda=510.0)
+    plane = nwb.create_imaging_plane(
+        name="plane",
+        optical_channel=channel,
+        description="a plane",
+        device=nwb.create_device("microscope"),
+        excitation_lambda=480.0,
+        indicator="GCaMP",
+        location="M1",
+    )
+    frames, options = np.zeros((3, 2, 2)), {"unit": "none", "rate": 10.0}
+    nwb.add_acquisition(OnePhotonSeries(name="a", data=frames, imaging_plane=plane, **options))
+    with NWBHDF5IO(path, "w") as file:
+        file.write(nwb)

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import SHARED
-from nwb_files import QUALITY, SPIKE_TIMES, trials_of, write_nwb
+from nwb_files import QUALITY, SPIKE_TIMES, trials_of, write_calcium, write_nwb
 
 from recordings import from_spike_times
 from recordings.hdf5 import read_file
@@ -66,6 +66,7 @@ def test_without_out_it_lists_what_is_there_and_its_command_works(call, tmp_path
     listed = call(tmp_path, "convert.py", path).output
     for expected in ("6 units", "quality", "table trials: 40 rows", "choice: text: left, right"):
         assert expected in listed
+    assert ("to align to: cue_time (" in listed) == (stops != "events")
     done = call(tmp_path, *shlex.split(listed.split("for example: ")[1])[1:])
     assert (done.status, done.errors) == (0, "")
     if stops == "known":
@@ -187,6 +188,11 @@ def test_what_can_be_mended_is_mended_and_said(convert, tmp_path):
         ("--align_to cue_time", "--align_to cue_time: expected --stop beside it"),
         ("--start -0.5", "--start -0.5: expected --stop beside it"),
         ("--window 1 --condition choice", "--window 1.0: expected no --condition beside it"),
+        ("--units 'quality == \"best\"'", "6; quality is text: good, mua"),
+        ("--where 'block > 7'", "no trials; block is whole numbers: 0, 1, 2, 3"),
+        ("--where choice", "is not true or false for each row"),
+        ("--window 1 --where block", "--window 1.0: expected no --where beside it"),
+        ("--max_silence 0", "--max_silence 0.0: expected seconds above 0"),
         ("--units quality", "is not true or false for each row; expected a query"),
         ("--units 1", "is not true or false for each row"),
     ],
@@ -204,13 +210,18 @@ def test_files_that_are_no_sessions(call, convert, monkeypatch, tmp_path, sessio
         file.attrs["nwb_version"] = "2.7.0"
     with h5py.File("other.h5", "w") as file:
         file["spikes"] = np.zeros(3)
+    with h5py.File("ours.h5", "w") as file:
+        file["train_data"] = np.zeros((3, 4, 5))
     write_nwb("no_units.nwb", [], trials_of(10))
+    write_calcium("calcium.nwb")
     for path, error in (
         ("none.nwb", "no such file"),
         ("old.nwb", "has the NWB schema NWB-1.0.6; expected 2.0 or later"),
         ("text.nwb", "cannot be read as HDF5"),
         ("damaged.nwb", "pynwb cannot read it"),
         ("other.h5", "found spikes; expected an NWB file, train_encod_data"),
+        ("ours.h5", "has train_data; train.py reads such a file (with --data.bin_width"),
+        ("calcium.nwb", "has no units with spike_times, but calcium imaging (OnePhotonSeries)"),
         ("no_units.nwb", "has no units with spike_times"),
     ):
         convert(path, error=error)
@@ -238,6 +249,67 @@ def test_stray_times_missing_intervals_and_conditions(convert, tmp_path):
     assert "unit 0: has spikes but no obs_intervals, and was taken as observed at all" in output
     assert "10 trials left out: no condition" in output
     assert spikes.shape == (30, 50, 6)
+
+
+def test_trials_are_chosen_by_a_query(convert, tmp_path, session):
+    output, _ = convert(session, "--where 'block > 0 and choice == \"left\"'")
+    assert "25 trials left out: not chosen" in output
+    with h5py.File(tmp_path / "a.h5") as file:
+        rows = np.concatenate((file["train_row"], file["valid_row"]))
+    assert sorted(rows) == list(range(10, 40, 2))
+
+
+def test_clocks_that_start_again_are_named(call, convert, tmp_path):
+    of_trials = [np.tile(times[times < 1], 40) for times in SPIKE_TIMES]
+    path = write_nwb(tmp_path / "s.nwb", of_trials, trials_of(40))
+    error = "spike times of 5 of 5 units start again, up to 39 times, as if each trial had a clock"
+    convert(path, error=error)
+    assert error in call(tmp_path, "convert.py", path).errors
+    joined = [np.tile(SPIKE_TIMES[0], 2), *SPIKE_TIMES[1:]]
+    output, _ = convert(write_nwb(tmp_path / "joined.nwb", joined, trials_of(40)))
+    assert "unit 0: spike times start again 1 time and were sorted" in output
+
+
+def test_times_without_a_spike_of_any_unit_are_missing_if_asked(call, convert, tmp_path):
+    times = [unit[(unit < 20) | (unit > 41)] for unit in SPIKE_TIMES]
+    gap = f"from {max(unit[unit < 20][-1] for unit in times):.1f} to "
+    path = write_nwb(tmp_path / "s.nwb", times, trials_of(40))
+    assert gap in call(tmp_path, "convert.py", path).output
+    output, spikes = convert(path)
+    assert f"no unit has a spike {gap}" in output
+    assert not np.isnan(spikes).any()
+    output, spikes = convert(path, "--max_silence 10")
+    assert "no unit has a spike" not in output
+    assert len(spikes) == 26
+    assert np.isnan(spikes).any()
+    known = write_nwb(tmp_path / "k.nwb", times, trials_of(40), invalid_times=[(19.0, 42.0)])
+    assert "no unit has a spike" not in convert(known)[0]
+
+
+def test_times_in_milliseconds_are_doubted(call, tmp_path):
+    path = write_nwb(tmp_path / "s.nwb", [1000 * times for times in SPIKE_TIMES], trials_of(40))
+    assert "spikes/s; are spike times (or the bin" in call(tmp_path, "convert.py", path).output
+
+
+def test_held_out_units_come_last(convert, tmp_path):
+    heldout = [True, False, False, True, False, False]
+    path = write_nwb(tmp_path / "s.nwb", trials=trials_of(40), heldout=heldout)
+    output, spikes = convert(path)
+    assert "the last 2 of them never seen by the encoder" in output
+    assert read_file(tmp_path / "a.h5").n_heldin == 4
+    assert same_trials(spikes, count(STARTS, (1, 2, 4, 5, 0, 3)))
+
+
+def test_the_command_that_is_suggested_takes_trials_not_ripples(call, tmp_path):
+    starts = np.arange(2.0, 90.0, 0.5)
+    ripples = {"start_time": starts.tolist(), "stop_time": (starts + 0.06).tolist()}
+    for trials, command in ((trials_of(40), "--trials trials --stop 1"), (None, "--window 1.0")):
+        path = write_nwb(tmp_path / "s.nwb", trials=trials, further={"ripples": ripples})
+        listed = call(tmp_path, "convert.py", path).output
+        assert listed.endswith(f"{command}\n")
+    days = {"start_time": [0.0, 300.0], "stop_time": [300.0, 600.0]}
+    path = write_nwb(tmp_path / "s.nwb", trials=days)
+    assert "each 300 to 300 s (seconds?)" in call(tmp_path, "convert.py", path).output
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the recordings are not here")

@@ -14,6 +14,8 @@ import torch
 from command_line import InputError
 from evaluation.checkpoints import load_checkpoint, load_model_and_data
 from recordings.hdf5 import read_file
+from recordings.nwb import is_nwb
+from recordings.tensors import convert_tensors, describe_tensors
 
 COUNTS, KEY = np.ones((4, 3, 2), dtype=np.uint8), "train_data"
 
@@ -101,6 +103,57 @@ def test_a_hostile_recording_is_refused(monkeypatch, tmp_path, name):
     with pytest.raises(InputError, match=f"^hostile.h5: {KEY} {message}.*$"):  # in one line
         read_file("hostile.h5")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def write_lfads_torch(**more) -> None:
+    """Write tensors.h5, a file of lfads-torch with `more` in it."""
+    with h5py.File("tensors.h5", "w") as file:
+        for split in ("train", "valid"):
+            for kind in ("encod", "recon"):
+                file[f"{split}_{kind}_data"] = COUNTS
+            file[f"{split}_truth"] = COUNTS
+        for key, value in more.items():
+            file[key] = value
+
+
+HOSTILE_FACTORS = {
+    "external link": (h5py.ExternalLink("secret.h5", "x"), "is a link to another place"),
+    "dangling link": (h5py.SoftLink("/nowhere"), "is a link to another place"),
+    "text": ("a factor", "is not an array of numbers"),
+    "an array": (np.ones(3), r"has shape \(3,\); expected a number"),
+    "zero": (0.0, "is 0.0; expected above 0"),
+    "NaN": (np.nan, "is nan; expected above 0"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_FACTORS)
+def test_a_hostile_conversion_factor_is_refused(monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    factor, message = HOSTILE_FACTORS[name]
+    with h5py.File("secret.h5", "w") as other:
+        other["x"] = 2.0
+    write_lfads_torch(conversion_factor=factor)
+    with pytest.raises(InputError, match=f"^tensors.h5: conversion_factor {message}.*$"):
+        convert_tensors(["tensors.h5"], "a.h5", 0.02, 0.2, 0)
+    assert not Path("a.h5").exists()
+
+
+def test_links_are_not_followed_to_list_what_is_there(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    links = {"far": h5py.ExternalLink("secret.h5", "x"), "broken": h5py.SoftLink("/nowhere")}
+    write_lfads_torch(**links, nwb_version=links["far"])
+    with h5py.File("secret.h5", "w") as other:
+        other["x"] = "2.0"
+    assert not is_nwb("tensors.h5")
+    assert "far" not in describe_tensors(["tensors.h5"])
+
+
+def test_names_of_conditions_without_end_are_left_out(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["train_data"], file["valid_data"] = COUNTS, COUNTS
+        file.attrs.update(bin_width=0.02, condition_names="[" * 20_000)
+    assert read_file(path).condition_names is None
 
 
 class Payload:

@@ -12,7 +12,7 @@ import torch
 from conftest import check_end
 
 import infer as module
-from command_line import read_table
+from command_line import InputError, read_table
 from evaluation.checkpoints import load_checkpoint, load_model_and_data
 from evaluation.inference import infer_arrays
 from recordings import write_recording
@@ -139,6 +139,23 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(call, tmp_path, checkpoint, 
     check_end(done, 1)
     assert f"File too large: '{out}'" in done.errors
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("spikes", "error"),
+    [
+        (np.ones((3, 12, 20)), r"shape \(3, 12, 20\); expected 12 neurons on the last axis"),
+        (np.ones((20, 12)), r"shape \(20, 12\)"),
+        (np.full((3, 20, 12), -1), "720 negative"),
+        (np.full((3, 20, 12), 0.5), "720 fractional"),
+        (np.ones((0, 20, 12)), r"shape \(0, 20, 12\)"),
+        (np.full((3, 20, 12), np.nan), "holds NaN alone"),
+        ([[[1, 2], [1]]], "lists of different lengths"),
+    ],
+)
+def test_arrays_that_are_no_counts_are_refused(checkpoint, spikes, error):
+    with pytest.raises(InputError, match=error):
+        infer_arrays(load_checkpoint(checkpoint)[0], spikes)
 
 
 def test_rates_that_underflow_have_finite_logarithms(checkpoint):

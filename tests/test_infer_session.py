@@ -12,6 +12,8 @@ import torch
 from conftest import SMALL, run_here
 from nwb_files import NWBHDF5IO, QUALITY, SPIKE_TIMES, trials_of, write_nwb
 
+from recordings.nwb import write_inferred
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[str, str, str]:
@@ -85,6 +87,17 @@ def test_rates_in_a_session_have_one_value_at_each_time(infer, tmp_path, trained
         times = file.read().processing["ecephys"]["inferred_rates"].timestamps[:]
     assert (np.diff(times) > 0.01).all()
     assert len(times) > 20 * 30
+
+
+def test_rates_at_regular_times_have_a_sampling_rate(tmp_path, trained):
+    rates, times = np.ones((100, 6)), 3.01 + 0.02 * np.arange(100)
+    series = {"inferred_rates": (rates, "spikes/s")}
+    ids = [10 * unit for unit in range(6)]
+    write_inferred(trained[0], tmp_path / "rates.nwb", series, times, ids, "a test")
+    with NWBHDF5IO(tmp_path / "rates.nwb", "r") as file:
+        series = file.read().processing["ecephys"]["inferred_rates"]
+        assert (series.starting_time, series.rate) == (3.01, pytest.approx(50))
+        assert series.timestamps is None
 
 
 def test_sessions_that_do_not_fit_the_model(infer, tmp_path, trained, sweep):

@@ -71,9 +71,9 @@ def test_the_file_says_which_trial_of_the_arrays_a_trial_is(tmp_path, counts):
     ("bin_width", "factor", "doubt"),
     [
         (20, 1, "a bin is 20 s wide; is this in ms?"),
-        (20, 1, "spikes/s; is the bin width in ms?"),
+        (20, 1, "spikes/s; are spike times (or the bin width) in ms?"),
         (0.02, 1000, "spikes/s; are these spike counts"),
-        (0.9, 0.01, "spikes/s; are spike times in ms?"),
+        (0.9, 0.01, "spikes/s; are spike times (or the bin width) in ms?"),
     ],
 )
 def test_units_that_are_probably_wrong_are_named(
