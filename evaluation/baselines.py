@@ -4,8 +4,7 @@ Shapes: B trials, T time bins, N neurons.
 """
 
 import math
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import SpikeDataModule
+from data import Batch, SpikeDataModule
 from modules.coordinated_dropout import mask_missing
 from modules.metrics import R2, BitsPerSpike
 from modules.posterior import posterior_weights
@@ -53,17 +52,24 @@ def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor |
 def scores_of_smoothing(data: SpikeDataModule) -> tuple[float, float]:
     """Return R² (NaN without true rates) and bits per spike of smoothed validation trials.
 
-    Each neuron is smoothed with the settings that best predict its held-out counts.
+    Each neuron is smoothed with the settings that best predict its held-out counts. The trials are
+    read anew for each step, a batch at a time.
     """
-    batch = data.datasets["valid"][:]
-    hidden = mask_missing(batch.spikes, batch.heldout)
-    from_shown = partial(smoothed_counts, batch.shown)
-    chosen = choose_settings(from_shown, hidden)
-    bits = BitsPerSpike(data.n_neurons)(combine(from_shown, chosen).log(), hidden)
-    if batch.rates is None:
-        return math.nan, float(bits)
-    inferred = combine(partial(smoothed_counts, batch.spikes), chosen) / data.bin_width
-    return float(R2(data.n_neurons)(inferred, batch.rates)), float(bits)
+    batches = data.val_dataloader()
+    mean_shown = mean_counts(batch.shown for batch in batches)
+    mean = mean_counts(batch.spikes for batch in batches)
+
+    def smooth_shown(batch: Batch) -> Callable[..., Tensor]:
+        return partial(smoothed_counts, batch.shown, mean=mean_shown)
+
+    chosen = choose_settings((smooth_shown(batch), heldout_counts(batch)) for batch in batches)
+    bits, r2 = BitsPerSpike(data.n_neurons), R2(data.n_neurons)
+    for batch in batches:
+        bits.update(combine(smooth_shown(batch), chosen).log(), heldout_counts(batch))
+        if batch.rates is not None:
+            inferred = combine(partial(smoothed_counts, batch.spikes, mean=mean), chosen)
+            r2.update(inferred / data.bin_width, batch.rates)
+    return float(r2.compute()) if r2.update_called else math.nan, float(bits.compute())
 
 
 def r2_of_psth(data: SpikeDataModule) -> float:
@@ -83,59 +89,45 @@ def r2_of_psth(data: SpikeDataModule) -> float:
     sums, n_observed = torch.zeros(2, len(names), *training.shape[1:])
     sums.index_add_(0, indices, training.nan_to_num(nan=0.0))
     n_observed.index_add_(0, indices, (~training.isnan()).float())
-    mean = mean_counts(training)
+    mean = mean_counts([training])
 
     def psth(kernel_sd: float, prior: float) -> Tensor:
         return smooth(sums, n_observed, mean, kernel_sd, prior)[of_trial]
 
-    chosen = choose_settings(psth, mask_missing(batch.spikes, batch.heldout))
+    chosen = choose_settings([(psth, heldout_counts(batch))])
     return float(R2(data.n_neurons)(combine(psth, chosen) / data.bin_width, batch.rates))
 
 
 def bps_of_mean_over_trials(data: SpikeDataModule) -> float:
     """Return the bits per spike of each bin's mean over training trials on validation trials."""
-    batch = data.datasets["valid"][:]
-    sums, n_trials = torch.zeros(2, *batch.spikes.shape[1:])
+    sums, n_trials = torch.zeros(2, *data.trials["train"].spikes.shape[1:])
     for training in data.train_dataloader():
         sums += training.spikes.nansum(0)
         n_trials += (~training.spikes.isnan()).sum(0)
     mean_rates = (sums.sum(0) / n_trials.sum(0).clamp(min=1)).clamp(min=1e-6)
     psth = (sums + mean_rates) / (n_trials + 1)  # the mean rate counts as one trial: no log of zero
-    hidden = mask_missing(batch.spikes, batch.heldout)
-    return float(BitsPerSpike(data.n_neurons)(psth.log().expand(hidden.shape), hidden))
+    bits = BitsPerSpike(data.n_neurons)
+    for batch in data.val_dataloader():
+        bits.update(psth.log().expand(batch.spikes.shape), heldout_counts(batch))
+    return float(bits.compute())
 
 
-def compute_psths(
-    data: SpikeDataModule, inferred: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Average counted and inferred rates of the first validation trials over each condition.
+def heldout_counts(batch: Batch) -> Tensor:
+    """Return the held-out counts (B, T, N) of validation trials, NaN elsewhere."""
+    return mask_missing(batch.spikes, batch.heldout)
 
-    Without labels, all trials are of one condition. `inferred` are rates (B, T, N) in spikes/s.
 
-    Returns:
-        Mean counted and inferred rates (conditions, T, N), and the names of the conditions.
+def choose_settings(parts: Iterable[tuple[Callable[..., Tensor], Tensor]]) -> Tensor:
+    """Return each neuron's index (N,) in SETTINGS that best predicts hidden counts.
+
+    `parts` of the trials are what predicts counts (B, T, N), and the hidden counts (B, T, N).
     """
-    stored, n_trials = data.trials["valid"], len(inferred)
-    counted = stored.spikes[:n_trials].astype(np.float32) / data.bin_width
-    condition, names = np.zeros(n_trials, dtype=int), ["all trials"]
-    if stored.condition is not None:
-        condition, names = stored.condition[:n_trials], data.condition_names or []
-    labels, names = np.unique(condition).tolist(), dict(enumerate(names))
-
-    def average(rates: np.ndarray) -> np.ndarray:
-        return np.stack([np.nanmean(rates[condition == label], axis=0) for label in labels])
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # an entry never recorded is NaN
-        means = average(counted), average(inferred)
-    return *means, [names.get(label, f"condition {label}") for label in labels]
-
-
-def choose_settings(predict: Callable[..., Tensor], hidden: Tensor) -> Tensor:
-    """Return each neuron's index (N,) in SETTINGS that best predicts hidden counts (B, T, N)."""
-    predictions = (predict(*setting) for setting in SETTINGS)
-    losses = [(counts - hidden * counts.log()).nansum((0, 1)) for counts in predictions]
-    return torch.stack(losses).argmin(0)
+    losses = 0.0
+    for predict, hidden in parts:
+        predictions = (predict(*setting) for setting in SETTINGS)
+        of_part = [(counts - hidden * counts.log()).nansum((0, 1)) for counts in predictions]
+        losses = losses + torch.stack(of_part)
+    return losses.argmin(0)
 
 
 def combine(predict: Callable[..., Tensor], chosen: Tensor) -> Tensor:
@@ -147,20 +139,27 @@ def combine(predict: Callable[..., Tensor], chosen: Tensor) -> Tensor:
     return result
 
 
-def smoothed_counts(spikes: Tensor, kernel_sd: float, prior: float) -> Tensor:
+def smoothed_counts(
+    spikes: Tensor, kernel_sd: float, prior: float, mean: Tensor | None = None
+) -> Tensor:
     """Infer expected counts per bin (B, T, N) by smoothing each neuron's observed counts in time.
 
     The mean of the counts around a bin under a Gaussian of SD `kernel_sd` (bins), shrunk towards
-    the neuron's mean over all trials with the weight of `prior` observed bins (the posterior mean
-    under a Gamma prior).
+    the neuron's `mean` (N,; None: that of these trials) with the weight of `prior` observed bins
+    (the posterior mean under a Gamma prior).
     """
     sums, n_observed = spikes.nan_to_num(nan=0.0), (~spikes.isnan()).float()
-    return smooth(sums, n_observed, mean_counts(spikes), kernel_sd, prior)
+    mean = mean_counts([spikes]) if mean is None else mean
+    return smooth(sums, n_observed, mean, kernel_sd, prior)
 
 
-def mean_counts(spikes: Tensor) -> Tensor:
-    """Return each neuron's mean count per bin (N,) over observed entries (B, T, N)."""
-    return spikes.nanmean((0, 1)).nan_to_num(nan=1.0).clamp(min=1e-6)
+def mean_counts(parts: Iterable[Tensor]) -> Tensor:
+    """Return each neuron's mean count per bin (N,) over observed entries of all parts (B, T, N)."""
+    sums, n_observed = 0.0, 0
+    for spikes in parts:
+        sums = sums + spikes.nansum((0, 1))
+        n_observed = n_observed + (~spikes.isnan()).sum((0, 1))
+    return (sums / n_observed).nan_to_num(nan=1.0).clamp(min=1e-6)
 
 
 def smooth(

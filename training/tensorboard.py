@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import matplotlib.style
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
@@ -14,9 +13,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from command_line import markdown_table
 from evaluation.inference import infer_arrays
+from evaluation.shown import choose_trials, make_examples, name_conditions
 from plotting.latents import plot_against_truth, plot_latents
 from plotting.style import STYLE
-from plotting.trials import Example, plot_examples
+from plotting.trials import plot_examples
 from training.progress import total_epochs
 
 N_EXAMPLES, N_TRIALS = 3, 100  # validation trials shown one by one, and in the other figures
@@ -119,27 +119,16 @@ def halves(epoch: int, trainer: pl.Trainer) -> int:
 def draw_inference(model: pl.LightningModule, data: pl.LightningDataModule) -> dict[str, Figure]:
     """Draw what a model infers from the first validation trials."""
     trials = data.datasets["valid"][:N_TRIALS]
-    spikes, true = trials.spikes.cpu().numpy(), trials.rates
-    true = None if true is None else true.cpu().numpy()
-    inferred, condition = infer_arrays(model, spikes), data.trials["valid"].condition
-    chosen = np.linspace(0, len(spikes) - 1, min(N_EXAMPLES, len(spikes))).astype(int)
-    examples = [
-        Example(
-            bandwidth=data.n_observed,
-            spikes=spikes[trial],
-            rates=None if true is None else true[trial],
-            inferred=inferred["rates"][trial],
-            bin_width=data.bin_width,
-            inputs=inferred["inputs"][trial] if "inputs" in inferred else None,
-        )
-        for trial in chosen
-    ]
-    condition = None if condition is None else condition[: len(spikes)]
+    inferred, condition = infer_arrays(model, trials.spikes), data.trials["valid"].condition
+    chosen = choose_trials(len(trials.spikes), N_EXAMPLES)
+    examples = make_examples(data, inferred, chosen)
+    condition = None if condition is None else condition[: len(trials.spikes)]
     figures = {
-        "inference": plot_examples(examples, [f"trial {trial}" for trial in chosen]),
-        "latents": plot_latents(inferred["latents"], condition),
+        "inference": plot_examples(examples, [example.name for example in examples]),
+        "latents": plot_latents(inferred["latents"], condition, name_conditions(data)),
     }
-    if true is not None:
+    if trials.rates is not None:
+        true = trials.rates.cpu().numpy()
         figures["inferred_against_true"] = plot_against_truth(inferred["rates"], true)
     for figure in figures.values():
         figure.set_dpi(80)
