@@ -8,6 +8,7 @@ python plot_results.py FOLDER ...    sweeps, runs or checkpoints; several seeds 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import matplotlib.style
@@ -35,7 +36,7 @@ from model import SequentialAutoencoder
 from modules.posterior import n_affordable
 from plotting import latents, scores
 from plotting.style import STYLE, save
-from plotting.trials import Example, plot_examples
+from plotting.trials import Example, plot_examples, plot_trials
 from training.options import train_parser
 
 MAX_SHOWN_TRIALS = 2000  # of a split, in figures
@@ -208,15 +209,13 @@ def draw_curves(groups: list[Group]) -> tuple[Figure, str]:
 
 def draw_examples(groups: list[Group]) -> Figure:
     """Plot the same trial of all groups, or several trials of a group alone."""
-    first = [group.runs[0].examples for group in groups]
-    n_neurons = first[0][0].spikes.shape[1]
-    if len(groups) == 1:
-        figure = plot_examples(first[0], [example.name for example in first[0]])
-        noun = first[0][0].labels.noun
-        figure.suptitle(f"{groups[0].name} of {n_neurons} {noun}s observed at each time step")
-        return figure
-    examples = [of_group[len(of_group) // 2] for of_group in first]
-    return plot_examples(examples, [f"{group.name} of {n_neurons}" for group in groups])
+    of_groups = [group.runs[0].examples for group in groups]
+    if len(of_groups) == 1:
+        return plot_trials(of_groups[0])
+    middle = [examples[len(examples) // 2] for examples in of_groups]
+    pairs = zip(groups, middle, strict=True)
+    titles = [f"{group.name} of {example.spikes.shape[1]}" for group, example in pairs]
+    return plot_examples(middle, [fill(title, 13) for title in titles])
 
 
 def draw_all(groups: list[Group], out: Path) -> None:
@@ -236,7 +235,7 @@ def draw_all(groups: list[Group], out: Path) -> None:
     if psths := known("psths"):
         save(scores.plot_bits_of_neurons(known("bits_of_neurons")), "bits_of_neurons", out)
         counted, inferred, names, sd = psths[few]
-        note = "mean over trials: thin as counted" + f" (Gaussian of SD {sd:.2g} s)"
+        note = f"mean over trials: thin as counted (smoothed, SD at most {sd:.2g} s)"
         note += f", thick as inferred from {few} of {n_neurons} {labels.noun}s"
         save(scores.plot_psth(counted, inferred, names, labels, note), "psth", out)
     if r2 := known("r2_of_entries"):
@@ -253,7 +252,8 @@ def draw_lorenz(recovered: dict[str, RecoveredLatents]) -> Figure:
     panels = {"true latents": first.true}
     for index in sorted({0, min(last // 2 + 1, last), last}):
         of_model = recovered[names[index]]
-        panels[f"{names[index]} neurons observed\nR² {of_model.r2:.2f}"] = of_model.mapped
+        title = fill(f"{names[index]} neurons observed", 22)
+        panels[f"{title}\nR² {of_model.r2:.2f}"] = of_model.mapped
     return latents.plot_lorenz(panels, first.condition)
 
 

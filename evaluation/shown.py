@@ -16,7 +16,7 @@ from plotting.labels import Labels
 from plotting.trials import Example
 from recordings.session import Conversion
 
-SMOOTHED_OVER = 2.0  # s of a neuron's trials under the kernel of a PSTH, if its trials are few
+SMOOTHED_OVER = 5.0  # s, summed over trials, that the smoothing of a PSTH averages
 
 
 class Psths(NamedTuple):
@@ -25,7 +25,7 @@ class Psths(NamedTuple):
     counted: np.ndarray  # NaN where nothing was recorded
     inferred: np.ndarray
     names: list[str]  # of the conditions
-    kernel_sd: float  # of the smoothing of the counted rates (s)
+    largest_sd: float  # of the Gaussian that smooths the counted rates of a condition (s)
 
 
 def choose_trials(n_trials: int, n_chosen: int) -> list[int]:
@@ -90,7 +90,7 @@ def compute_psths(data: SpikeDataModule, inferred: np.ndarray) -> Psths:
     """Average counted and inferred rates of the first validation trials over each condition.
 
     Without labels, all trials are of one condition. `inferred` are rates (B, T, N) in spikes/s.
-    Counted rates are smoothed if the trials are few.
+    Counted rates are smoothed, the more the fewer trials a condition has.
     """
     stored, n_trials = data.trials["valid"], len(inferred)
     counts = torch.as_tensor(stored.spikes[:n_trials].astype(np.float32))
@@ -99,10 +99,14 @@ def compute_psths(data: SpikeDataModule, inferred: np.ndarray) -> Psths:
     members = {label: condition == label for label in conditions if (condition == label).any()}
     sums = torch.stack([counts[chosen].nansum(0) for chosen in members.values()])
     n_observed = torch.stack([(~counts[chosen].isnan()).sum(0) for chosen in members.values()])
-    sd = SMOOTHED_OVER * len(members) / (n_trials * 2 * np.sqrt(np.pi) * data.bin_width)  # bins
-    sd = float(np.clip(sd, 0.01, counts.shape[1] / 10))  # the least is no smoothing
-    counted = smooth(sums, n_observed.float(), torch.zeros(()), sd, 1e-9) / data.bin_width
+    n_trials_of = n_observed.amax((1, 2)).clamp(min=1).numpy()
+    sds = SMOOTHED_OVER / (n_trials_of * 2 * np.sqrt(np.pi) * data.bin_width)  # bins
+    sds = sds.clip(0.01, counts.shape[1] / 10)  # the least is no smoothing
+    counted = [
+        smooth(of_one[None], n[None].float(), torch.zeros(()), sd, 1e-9)[0] / data.bin_width
+        for of_one, n, sd in zip(sums, n_observed, sds.tolist(), strict=True)
+    ]
+    counted = torch.stack(counted).where(n_observed > 0, torch.nan).numpy()
     means = np.stack([inferred[chosen].mean(0) for chosen in members.values()])
     names = [conditions[label] for label in members]
-    counted = counted.where(n_observed > 0, torch.nan).numpy()
-    return Psths(counted, means, names, sd * data.bin_width)
+    return Psths(counted, means, names, float(sds.max()) * data.bin_width)

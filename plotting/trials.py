@@ -49,14 +49,23 @@ def rate_colours(rates: list[np.ndarray]) -> dict:
     return {"norm": LogNorm(peak / 300, peak, clip=True), "cmap": "viridis"}
 
 
-def plot_examples(examples: list[Example], titles: list[str]) -> Figure:
+def plot_trials(examples: list[Example]) -> Figure:
+    """Plot several trials of one model side by side."""
+    first, height = examples[0], 0.5  # of two more lines (in)
+    figure = plot_examples(examples, [example.name for example in examples], height)
+    n_neurons, noun = first.spikes.shape[1], first.labels.noun
+    figure.suptitle(f"{first.bandwidth} of {n_neurons} {noun}s observed at each time step")
+    return figure
+
+
+def plot_examples(examples: list[Example], titles: list[str], more_height: float = 0.0) -> Figure:
     """Plot trials side by side: what the model sees, inputs, true rates, what it infers."""
     true = [example.rates for example in examples if example.rates is not None]
     has_inputs = any(example.inputs is not None for example in examples)
     noun = examples[0].labels.noun
     rows = [f"the model sees\n{noun}", *["inferred\ninputs"] * has_inputs]
     rows += [*[f"true rates\n{noun}"] * bool(true), f"it infers\n{noun}"]
-    figure = Figure(figsize=(1.6 + 0.8 * len(examples), 0.6 + 1.25 * len(rows)))
+    figure = Figure(figsize=(1.6 + 0.8 * len(examples), 0.6 + 1.25 * len(rows) + more_height))
     grid = figure.subplots(len(rows), len(examples), sharex=True, sharey="row", squeeze=False)
     colours = rate_colours(true + [example.inferred for example in examples])
     for column, example, title in zip(grid.T, examples, titles, strict=True):

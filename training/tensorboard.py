@@ -16,7 +16,7 @@ from evaluation.inference import infer_arrays
 from evaluation.shown import choose_trials, make_examples, name_conditions
 from plotting.latents import plot_against_truth, plot_latents
 from plotting.style import STYLE
-from plotting.trials import plot_examples
+from plotting.trials import plot_trials
 from training.progress import total_epochs
 
 N_EXAMPLES, N_TRIALS = 3, 100  # validation trials shown one by one, and in the other figures
@@ -124,7 +124,7 @@ def draw_inference(model: pl.LightningModule, data: pl.LightningDataModule) -> d
     examples = make_examples(data, inferred, chosen)
     condition = None if condition is None else condition[: len(trials.spikes)]
     figures = {
-        "inference": plot_examples(examples, [example.name for example in examples]),
+        "inference": plot_trials(examples),
         "latents": plot_latents(inferred["latents"], condition, name_conditions(data)),
     }
     if trials.rates is not None:
