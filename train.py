@@ -131,7 +131,7 @@ def train_run(
         best_model = load_checkpoint(best)[0].to(model.device, model.dtype)
         scores = evaluate(best_model, data)[0]
         scores = {name: scores.get(name, float("nan")) for name in SCORES}
-        log_result(trainer.logger, folder, config, scores)
+        log_result(trainer.logger, folder, config, scores, n_epochs)
     timer = next(callback for callback in trainer.callbacks if isinstance(callback, Timer))
     row = {"bandwidth": data.n_observed, "seed": config.seed_everything}
     row |= {"fraction_dropped": data.fraction_dropped, **scores}

@@ -71,7 +71,7 @@ def add_baselines(scores: dict[str, float], data: SpikeDataModule, checkpoint: P
 
 
 def mean_and_sd(scores: list[Score]) -> tuple[Score, Score]:
-    """Return mean and SD (NaN for one run) of the scores of runs that differ in their seed alone."""
+    """Return mean and SD (NaN for one run) of scores of runs that differ in their seed alone."""
     names = [field.name for field in fields(Score) if field.type is float]
     values = {name: [getattr(score, name) for score in scores] for name in names}
     means = {name: float(np.mean(of)) for name, of in values.items()}

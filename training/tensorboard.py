@@ -67,17 +67,20 @@ def make_logger(folder: Path, resumed: Path | None = None) -> TensorBoardLogger:
     return TensorBoardLogger(*place, default_hp_metric=False, flush_secs=1, purge_step=purge_step)
 
 
-def log_result(logger: object, folder: Path, config: Namespace, scores: dict[str, float]) -> None:
+def log_result(
+    logger: object, folder: Path, config: Namespace, scores: dict[str, float], n_epochs: int
+) -> None:
     """Write the hyperparameters of a run and the scores of its best checkpoint to HPARAMS.
 
-    Nothing is written if the run had another kind of logger.
+    Nothing is written if the run had another kind of logger. Among the curves the scores come last,
+    by their name, as dots after `n_epochs`, the epochs of the run.
     """
     if not isinstance(logger, TensorBoardLogger):
         return
     chosen = ("r2", "r2_unobserved", "r2_amortised", "bps", "heldout_nll")
-    result = {f"best/{name}": scores[name] for name in chosen if not math.isnan(scores[name])}
+    result = {f"valid_best/{name}": scores[name] for name in chosen if not math.isnan(scores[name])}
     logger = make_logger(folder)  # that of the run removed its events when it opened its files
-    logger.log_hyperparams(hyperparameters(config), result, step=config.trainer.max_epochs)
+    logger.log_hyperparams(hyperparameters(config), result, step=n_epochs)
     logger.finalize("success")
 
 
