@@ -5,13 +5,16 @@ python plot_results.py               the newest complete sweep, else lightning_l
 python plot_results.py FOLDER ...    sweeps, runs or checkpoints; several seeds are averaged
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from textwrap import fill
+from typing import Any, NamedTuple
 
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
+from rich.progress import Progress
 
 from command_line import (
     atomic_write,
@@ -22,17 +25,24 @@ from command_line import (
     writable_folder,
     write_table,
 )
-from evaluation.baselines import compute_psths
+from data import SpikeDataModule
 from evaluation.checkpoints import load_model_and_data
 from evaluation.latents import RecoveredLatents, recover_latents
 from evaluation.reference import is_demonstration, read_published, read_seeds
-from evaluation.run_folders import find_checkpoints
+from evaluation.run_folders import find_checkpoints, name_sweep
 from evaluation.scoring import Score, add_baselines, evaluate, mean_and_sd, r2_of_entries
+from evaluation.shown import Psths, choose_trials, compute_psths, make_examples
+from model import SequentialAutoencoder
+from modules.posterior import n_affordable
 from plotting import latents, scores
-from plotting.style import STYLE, save, save_animation
-from plotting.trials import Example, animate_bandwidth, plot_examples, plot_method
+from plotting.style import STYLE, save
+from plotting.trials import Example, plot_examples, plot_trials
+from training.options import train_parser
 
 MAX_SHOWN_TRIALS = 2000  # of a split, in figures
+N_EXAMPLES = 5  # trials of one model
+# options that may differ between the runs that are averaged, and those of the computer
+NOT_OF_THE_RECIPE = ("seed_everything", "jobs", "quiet", "resume", "data.bandwidth")
 
 
 @dataclass
@@ -40,42 +50,101 @@ class Evaluation:
     """What tables and figures show of one checkpoint. None where the true values are not known."""
 
     score: Score
-    is_demonstration: bool  # the data are lorenz_data.h5
-    example: Example
+    recipe: str  # all settings but bandwidth and seed
+    sweep: str
+    is_demonstration: bool  # the data are those of lorenz_data.h5
+    missing: float  # fraction of the counts that the data file itself lacks
+    examples: list[Example]
     bits_of_neurons: np.ndarray  # (N,) bits per spike of held-out counts
     r2_of_entries: np.ndarray | None  # (T, N)
-    psths: tuple[np.ndarray, np.ndarray, list[str]] | None  # instead, if true rates are not known
+    psths: Psths | None  # instead, if true rates are not known
     latents: RecoveredLatents | None
 
 
-def evaluate_checkpoint(checkpoint: Path, data_path: str | None) -> Evaluation:
+def evaluate_checkpoint(
+    checkpoint: Path, model: SequentialAutoencoder, data: SpikeDataModule
+) -> Evaluation:
     """Score a checkpoint on the validation data, with the masks of its training."""
-    model, data = load_model_and_data(checkpoint, data_path)
-    of_model, inferred = evaluate(model, data, MAX_SHOWN_TRIALS)
-    trials, rates = data.datasets["valid"][:MAX_SHOWN_TRIALS], inferred["rates"]
-    true, shown = None if trials.rates is None else trials.rates.numpy(), len(rates) // 2
-    example = Example(
-        bandwidth=data.n_observed,
-        spikes=trials.spikes[shown].numpy(),
-        rates=None if true is None else true[shown],
-        inferred=rates[shown],
-        bin_width=data.bin_width,
-        inputs=inferred["inputs"][shown] if "inputs" in inferred else None,
-    )
+    n_shown = min(MAX_SHOWN_TRIALS, n_affordable(*data.trials["valid"].spikes.shape[1:]))
+    of_model, inferred = evaluate(model, data, n_shown)
+    rates, true = inferred["rates"], data.datasets["valid"][:n_shown].rates
+    true = None if true is None else true.numpy()
     return Evaluation(
         score=add_baselines(of_model, data, checkpoint),
-        is_demonstration=is_demonstration(data.hparams.path),
-        example=example,
+        recipe=read_recipe(checkpoint, model, data),
+        sweep=name_sweep(checkpoint),
+        is_demonstration=is_demonstration(data),
+        missing=float(np.isnan(data.trials["valid"].spikes[:n_shown]).mean()),
+        examples=make_examples(data, inferred, choose_trials(len(rates), N_EXAMPLES)),
         bits_of_neurons=model.scores["bps"].per_neuron().numpy(),
         r2_of_entries=None if true is None else r2_of_entries(rates, true),
         psths=compute_psths(data, rates) if true is None else None,
-        latents=recover_latents(model, data, MAX_SHOWN_TRIALS, inferred["latents"]),
+        latents=recover_latents(model, data, n_shown, inferred["latents"]),
     )
 
 
-def results_table(averaged: list[tuple[Score, Score]], with_published: bool) -> str:
-    """Return means (± SD over seeds) of all bandwidths as a markdown table, no empty columns."""
-    published = read_published() if with_published else {}
+def evaluate_all(checkpoints: list[Path], data_path: str | None) -> list[Evaluation]:
+    """Evaluate checkpoints, and show the progress."""
+    evaluations = []
+    with Progress(transient=True) as progress:
+        task = progress.add_task("", total=len(checkpoints))
+        for checkpoint in checkpoints:
+            progress.update(task, description=str(checkpoint.parent))
+            model, data = load_model_and_data(checkpoint, data_path)
+            if model.prior.name == "own":
+                print(f"{checkpoint}: fits a trajectory to each trial, which can take minutes")
+            evaluations.append(evaluate_checkpoint(checkpoint, model, data))
+            progress.advance(task)
+    return evaluations
+
+
+def read_recipe(checkpoint: Path, model: SequentialAutoencoder, data: SpikeDataModule) -> str:
+    """Return all known settings of a run but its bandwidth and seed: those in the checkpoint, and
+    those in the config.yaml beside it."""
+    of_data = {
+        name: data.hparams[name] for name in data.hparams if name not in ("seed", "bandwidth")
+    }
+    settings = {**model.hparams, **of_data}
+    config = checkpoint.with_name("config.yaml")
+    if config.is_file():
+        options = train_parser().parse_path(config)
+        for name in NOT_OF_THE_RECIPE:
+            options.pop(name, None)
+        settings["config"] = sorted(options.items())
+    return repr(sorted(settings.items()))
+
+
+class Group(NamedTuple):
+    """Runs that differ in nothing but their seed."""
+
+    sweep: str  # where the recipe was trained; nothing if all runs have one recipe
+    runs: list[Evaluation]
+    mean: Score
+    sd: Score
+
+    @property
+    def name(self) -> str:
+        """What tells the group from others."""
+        return f"{self.sweep}: " * bool(self.sweep) + str(self.mean.bandwidth)
+
+
+def group_runs(evaluations: list[Evaluation]) -> list[Group]:
+    """Group runs by all but their seed: one recipe after the other, the largest bandwidth first."""
+    recipes = list(dict.fromkeys(evaluation.recipe for evaluation in evaluations))
+    groups = []
+    for recipe in recipes:
+        alike = [evaluation for evaluation in evaluations if evaluation.recipe == recipe]
+        sweeps = ", ".join(dict.fromkeys(one.sweep for one in alike)) if recipes[1:] else ""
+        for bandwidth in sorted({one.score.bandwidth for one in alike}, reverse=True):
+            seeds = [one for one in alike if one.score.bandwidth == bandwidth]
+            groups.append(Group(sweeps, seeds, *mean_and_sd([one.score for one in seeds])))
+    return groups
+
+
+def results_table(groups: list[Group]) -> str:
+    """Return means (± SD over seeds) of all groups as a markdown table, no empty columns."""
+    averaged = [(group.mean, group.sd) for group in groups]
+    published = read_published() if are_demonstration(groups) else {}
     public_demo = [published.get(mean.bandwidth, {}).get("valid_r2") for mean, _ in averaged]
     no_truth = all(np.isnan(mean.r2) for mean, _ in averaged)
 
@@ -88,6 +157,7 @@ def results_table(averaged: list[tuple[Score, Score]], with_published: bool) -> 
         return [number(getattr(mean, name)) for mean, _ in averaged]
 
     columns = {
+        "sweep": [group.sweep for group in groups],
         "observed": [str(mean.bandwidth) for mean, _ in averaged],
         "dropped": [f"{mean.fraction_dropped:.0%}" for mean, _ in averaged],
         "R²": [number(mean.r2, sd.r2) for mean, sd in averaged],
@@ -99,65 +169,91 @@ def results_table(averaged: list[tuple[Score, Score]], with_published: bool) -> 
         "public demo": [number(r2) for r2 in public_demo],
         "ideal observer": column("r2_ideal"),
     }
-    return markdown_table({title: cells for title, cells in columns.items() if set(cells) - {"–"}})
+    columns = {title: cells for title, cells in columns.items() if set(cells) - {"–", ""}}
+    missing = max(one.missing for group in groups for one in group.runs)
+    note = f"\nThe data file itself lacks {missing:.1%} of the counts: not among those *dropped*.\n"
+    return markdown_table(columns, n_left="sweep" in columns) + note * (missing > 0)
 
 
-def draw_curve(averaged: list[tuple[Score, Score]], with_reference: bool) -> tuple[Figure, str]:
-    """Plot R², or bits per spike if it is unknown, against the fraction dropped; name the plot."""
+def are_demonstration(groups: list[Group]) -> bool:
+    """Return whether the reference numbers apply to all runs."""
+    return all(one.is_demonstration for group in groups for one in group.runs)
+
+
+def make_curve(groups: Iterable[Group]) -> scores.Curve:
+    """Return the scores of groups that differ in their bandwidth."""
     names = [field.name for field in fields(Score)]
     means, sds = (
         {name: np.array([getattr(score, name) for score in of]) for name in names}
-        for of in zip(*averaged, strict=True)
+        for of in zip(*((group.mean, group.sd) for group in groups), strict=True)
     )
-    dropped = 100 * means["fraction_dropped"]
-    if np.isnan(means["r2"]).all():
-        return scores.plot_bits(dropped, means, sds["bps"]), "bits_curve"
+    return scores.Curve(100 * means["fraction_dropped"], means, sds)
+
+
+def draw_curves(groups: list[Group]) -> tuple[Figure, str]:
+    """Plot R², or bits per spike if it is unknown, against the fraction dropped; name the plot."""
+    curves = {
+        sweep or "this repo": make_curve(group for group in groups if group.sweep == sweep)
+        for sweep in dict.fromkeys(group.sweep for group in groups)
+    }
+    if all(np.isnan(group.mean.r2) for group in groups):
+        return scores.plot_bits(curves), "bits_curve"
     published = seeds = None
-    if with_reference:
+    if are_demonstration(groups):
         rows = read_published().values()
         published = np.array([(100 * row["fraction_dropped"], row["valid_r2"]) for row in rows]).T
         of_seeds, mean, sd = read_seeds()
         seeds = 100 * of_seeds, mean - sd, mean + sd
-    return scores.plot_r2(dropped, means, sds["r2"], published, seeds), "r2_curve"
+    return scores.plot_r2(curves, published, seeds), "r2_curve"
 
 
-def draw_all(evaluations: list[Evaluation], averaged: list[tuple[Score, Score]], out: Path) -> None:
-    """Save the figures of the first seed of each bandwidth; those of truth only if it is known."""
-    by_bandwidth = {evaluation.score.bandwidth: evaluation for evaluation in reversed(evaluations)}
-    shown = {mean.bandwidth: by_bandwidth[mean.bandwidth] for mean, _ in averaged}
+def draw_examples(groups: list[Group]) -> Figure:
+    """Plot the same trial of all groups, or several trials of a group alone."""
+    of_groups = [group.runs[0].examples for group in groups]
+    if len(of_groups) == 1:
+        return plot_trials(of_groups[0])
+    middle = [examples[len(examples) // 2] for examples in of_groups]
+    pairs = zip(groups, middle, strict=True)
+    titles = [f"{group.name} of {example.spikes.shape[1]}" for group, example in pairs]
+    return plot_examples(middle, [fill(title, 13) for title in titles])
 
-    def known(name: str) -> dict[int, Any]:
-        """Return a field by bandwidth; nothing if one of the evaluations lacks it."""
-        values = {bandwidth: getattr(shown[bandwidth], name) for bandwidth in shown}
+
+def draw_all(groups: list[Group], out: Path) -> None:
+    """Save the figures of the first seed of each group; those of truth only if it is known."""
+    shown = {group.name: group.runs[0] for group in groups}
+
+    def known(name: str) -> dict[str, Any]:
+        """Return a field by group; nothing if one of the evaluations lacks it."""
+        values = {group: getattr(shown[group], name) for group in shown}
         return {} if any(value is None for value in values.values()) else values
 
-    examples = list(known("example").values())
-    n_neurons, bin_width = examples[0].spikes.shape[1], examples[0].bin_width
-    titles = [f"{bandwidth} of {n_neurons}" for bandwidth in shown]
-    few = min(shown, key=lambda bandwidth: abs(bandwidth - n_neurons / 6))
-    save(*draw_curve(averaged, all(known("is_demonstration").values())), out)
-    save(plot_examples(examples, titles), "example_trials", out)
-    save(plot_method(shown[few].example), "method", out)
+    save(*draw_curves(groups), out)
+    save(draw_examples(groups), "example_trials", out)
+    example = groups[0].runs[0].examples[0]
+    n_neurons, labels = example.spikes.shape[1], example.labels
+    few = min(groups, key=lambda group: abs(group.mean.bandwidth - n_neurons / 6)).name
     if psths := known("psths"):
         save(scores.plot_bits_of_neurons(known("bits_of_neurons")), "bits_of_neurons", out)
-        seen = f"{few} of {n_neurons} neurons"
-        save(scores.plot_psth(*psths[few], bin_width, seen), "psth", out)
+        counted, inferred, names, sd = psths[few]
+        note = f"mean over trials: thin as counted (smoothed, SD at most {sd:.2g} s)"
+        note += f", thick as inferred from {few} of {n_neurons} {labels.noun}s"
+        save(scores.plot_psth(counted, inferred, names, labels, note), "psth", out)
     if r2 := known("r2_of_entries"):
-        save(scores.plot_neurons_and_bins(r2, bin_width), "neurons_and_bins", out)
-        animation = animate_bandwidth(examples, [mean.r2 for mean, _ in averaged])
-        save_animation(animation, "fewer_neurons", out)
-    if recovered := known("latents"):
+        save(scores.plot_neurons_and_bins(r2, labels), "neurons_and_bins", out)
+    recovered = known("latents")
+    if recovered and all(of_model.true.shape[2] == 3 for of_model in recovered.values()):
         save(draw_lorenz(recovered), "lorenz", out)
 
 
-def draw_lorenz(recovered: dict[int, RecoveredLatents]) -> Figure:
+def draw_lorenz(recovered: dict[str, RecoveredLatents]) -> Figure:
     """Plot true latents beside those recovered from most, from fewer and from fewest neurons."""
-    bandwidths, last = list(recovered), len(recovered) - 1
-    first = recovered[bandwidths[0]]
+    names, last = list(recovered), len(recovered) - 1
+    first = recovered[names[0]]
     panels = {"true latents": first.true}
     for index in sorted({0, min(last // 2 + 1, last), last}):
-        of_model = recovered[bandwidths[index]]
-        panels[f"{bandwidths[index]} neurons observed\nR² {of_model.r2:.2f}"] = of_model.mapped
+        of_model = recovered[names[index]]
+        title = fill(f"{names[index]} neurons observed", 22)
+        panels[f"{title}\nR² {of_model.r2:.2f}"] = of_model.mapped
     return latents.plot_lorenz(panels, first.condition)
 
 
@@ -173,15 +269,16 @@ def main() -> None:
 
     checkpoints = find_checkpoints(options.runs)
     out = writable_folder(options.out, "--out")
-    evaluations = [evaluate_checkpoint(checkpoint, options.data) for checkpoint in checkpoints]
-    averaged = mean_and_sd([evaluation.score for evaluation in evaluations])
-    with matplotlib.style.context(STYLE):
-        draw_all(evaluations, averaged, out)
-    table = results_table(averaged, all(evaluation.is_demonstration for evaluation in evaluations))
+    evaluations = evaluate_all(checkpoints, options.data)
+    groups = group_runs(evaluations)
+    table = results_table(groups)
     write_table(out / "results.csv", [asdict(evaluation.score) for evaluation in evaluations])
     with atomic_write(out / "results.md") as path:
         path.write_text(table)
-    print(f"{table}\nFigures and tables are in {out}")
+    print(table)
+    with matplotlib.style.context(STYLE):
+        draw_all(groups, out)
+    print(f"Figures and tables are in {out}")
 
 
 if __name__ == "__main__":

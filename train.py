@@ -136,7 +136,7 @@ def train_run(
         if "test" in data.trials:
             test = evaluate(best_model, data, split="test")[0]
             scores |= {f"test_{name}": test.get(name, float("nan")) for name in TEST_SCORES}
-        log_result(trainer.logger, folder, config, scores)
+        log_result(trainer.logger, folder, config, scores, n_epochs)
     timer = next(callback for callback in trainer.callbacks if isinstance(callback, Timer))
     row = {"bandwidth": data.n_observed, "seed": config.seed_everything}
     row |= {"fraction_dropped": data.fraction_dropped, **scores}

@@ -4,8 +4,7 @@ Shapes: B trials, T time bins, N neurons.
 """
 
 import math
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
 
@@ -17,7 +16,7 @@ from data import Batch, SpikeDataModule
 from modules.coordinated_dropout import mask_missing
 from modules.initialization import log_mean_counts
 from modules.metrics import R2, BitsPerSpike
-from modules.posterior import n_affordable, posterior_weights
+from modules.posterior import posterior_weights
 from recordings.hdf5 import SPLITS, Trials, blocks
 
 KERNEL_SDS = (1, 2, 3, 5, 8, 12)  # bins
@@ -59,17 +58,22 @@ def ideal_observer(spikes: Tensor, trials: Trials, bin_width: float) -> Tensor |
 def scores_of_smoothing(data: SpikeDataModule) -> tuple[float, float]:
     """Return R² (NaN without true rates) and bits per spike of smoothed validation trials.
 
-    Each neuron is smoothed with the settings that best predict its held-out counts.
+    Each neuron is smoothed with the settings that best predict its held-out counts. The trials are
+    read anew for each step, a batch at a time.
     """
-    batch, mean = read_affordable(data, "valid"), data.mean_counts.float()
-    hidden = mask_missing(batch.spikes, batch.heldout)
-    from_shown = partial(smoothed_counts, batch.shown, mean=mean)
-    chosen = choose_settings(from_shown, hidden)
-    bits = bits_per_spike(combine(from_shown, chosen).log(), hidden, data)
-    if batch.rates is None:
-        return math.nan, bits
-    inferred = combine(partial(smoothed_counts, batch.spikes, mean=mean), chosen) / data.bin_width
-    return float(R2(data.n_neurons)(inferred, batch.rates)), bits
+    batches, mean = data.val_dataloader(), data.mean_counts.float()
+
+    def smooth_shown(batch: Batch) -> Callable[..., Tensor]:
+        return partial(smoothed_counts, batch.shown, mean=mean)
+
+    chosen = choose_settings((smooth_shown(batch), heldout_counts(batch)) for batch in batches)
+    bits, r2 = BitsPerSpike(data.n_neurons, data.mean_counts), R2(data.n_neurons)
+    for batch in batches:
+        bits.update(combine(smooth_shown(batch), chosen).log(), heldout_counts(batch))
+        if batch.rates is not None:
+            inferred = combine(partial(smoothed_counts, batch.spikes, mean=mean), chosen)
+            r2.update(inferred / data.bin_width, batch.rates)
+    return float(r2.compute()) if r2.update_called else math.nan, float(bits.compute())
 
 
 def r2_of_psth(data: SpikeDataModule) -> float:
@@ -78,15 +82,14 @@ def r2_of_psth(data: SpikeDataModule) -> float:
     Each neuron is smoothed with the settings that best predict its held-out counts. NaN if rates or
     labels are not known, or a condition is not in training.
     """
-    batch = read_affordable(data, "valid")
+    batch = data.datasets["valid"][:]
     train, valid = (data.trials[split].condition for split in SPLITS)
     is_known = batch.rates is not None and train is not None and valid is not None
     if not is_known or not np.isin(valid, train).all():
         return math.nan
-    training = read_affordable(data, "train").spikes
+    training = data.datasets["train"][:].spikes
     names, indices = np.unique(train, return_inverse=True)
-    indices = torch.from_numpy(indices[: len(training)])
-    of_trial = torch.from_numpy(np.searchsorted(names, valid[: len(batch.spikes)]))
+    indices, of_trial = torch.from_numpy(indices), torch.from_numpy(np.searchsorted(names, valid))
     sums, n_observed = torch.zeros(2, len(names), *training.shape[1:])
     sums.index_add_(0, indices, training.nan_to_num(nan=0.0))
     n_observed.index_add_(0, indices, (~training.isnan()).float())
@@ -95,66 +98,40 @@ def r2_of_psth(data: SpikeDataModule) -> float:
     def psth(kernel_sd: float, prior: float) -> Tensor:
         return smooth(sums, n_observed, mean, kernel_sd, prior)[of_trial]
 
-    chosen = choose_settings(psth, mask_missing(batch.spikes, batch.heldout))
+    chosen = choose_settings([(psth, heldout_counts(batch))])
     return float(R2(data.n_neurons)(combine(psth, chosen) / data.bin_width, batch.rates))
 
 
 def bps_of_mean_over_trials(data: SpikeDataModule) -> float:
     """Return the bits per spike of each bin's mean over training trials on validation trials."""
-    batch = read_affordable(data, "valid")
-    sums, n_trials = torch.zeros(2, *batch.spikes.shape[1:])
+    sums, n_trials = torch.zeros(2, *data.trials["train"].spikes.shape[1:])
     for training in data.train_dataloader():
         sums += training.spikes.nansum(0)
         n_trials += (~training.spikes.isnan()).sum(0)
     # the mean rate counts as one trial: no log of zero
     psth = (sums + data.mean_counts.float()) / (n_trials + 1)
-    hidden = mask_missing(batch.spikes, batch.heldout)
-    return bits_per_spike(psth.log().expand(hidden.shape), hidden, data)
+    bits = BitsPerSpike(data.n_neurons, data.mean_counts)
+    for batch in data.val_dataloader():
+        bits.update(psth.log().expand(batch.spikes.shape), heldout_counts(batch))
+    return float(bits.compute())
 
 
-def read_affordable(data: SpikeDataModule, split: str) -> Batch:
-    """Return the masked trials of a split, the first ones if they are too many for memory."""
-    return data.datasets[split][: n_affordable(*data.trials[split].spikes.shape[1:])]
+def heldout_counts(batch: Batch) -> Tensor:
+    """Return the held-out counts (B, T, N) of validation trials, NaN elsewhere."""
+    return mask_missing(batch.spikes, batch.heldout)
 
 
-def bits_per_spike(log_rates: Tensor, spikes: Tensor, data: SpikeDataModule) -> float:
-    """Return the bits per spike of counts (B, T, N) beyond the mean rates of training trials."""
-    metric = BitsPerSpike(data.n_neurons)
-    metric.mean_counts = data.mean_counts
-    return float(metric(log_rates, spikes))
+def choose_settings(parts: Iterable[tuple[Callable[..., Tensor], Tensor]]) -> Tensor:
+    """Return each neuron's index (N,) in SETTINGS that best predicts hidden counts.
 
-
-def compute_psths(
-    data: SpikeDataModule, inferred: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Average counted and inferred rates of the first validation trials over each condition.
-
-    Without labels, all trials are of one condition. `inferred` are rates (B, T, N) in spikes/s.
-
-    Returns:
-        Mean counted and inferred rates (conditions, T, N), and the names of the conditions.
+    `parts` of the trials are what predicts counts (B, T, N), and the hidden counts (B, T, N).
     """
-    stored, n_trials = data.trials["valid"], len(inferred)
-    counted = stored.spikes[:n_trials].astype(np.float32) / data.bin_width
-    condition, names = np.zeros(n_trials, dtype=int), ["all trials"]
-    if stored.condition is not None:
-        condition, names = stored.condition[:n_trials], data.condition_names or []
-    labels, names = np.unique(condition).tolist(), dict(enumerate(names))
-
-    def average(rates: np.ndarray) -> np.ndarray:
-        return np.stack([np.nanmean(rates[condition == label], axis=0) for label in labels])
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # an entry never recorded is NaN
-        means = average(counted), average(inferred)
-    return *means, [names.get(label, f"condition {label}") for label in labels]
-
-
-def choose_settings(predict: Callable[..., Tensor], hidden: Tensor) -> Tensor:
-    """Return each neuron's index (N,) in SETTINGS that best predicts hidden counts (B, T, N)."""
-    predictions = (predict(*setting) for setting in SETTINGS)
-    losses = [(counts - hidden * counts.log()).nansum((0, 1)) for counts in predictions]
-    return torch.stack(losses).argmin(0)
+    losses = 0.0
+    for predict, hidden in parts:
+        predictions = (predict(*setting) for setting in SETTINGS)
+        of_part = [(counts - hidden * counts.log()).nansum((0, 1)) for counts in predictions]
+        losses = losses + torch.stack(of_part)
+    return losses.argmin(0)
 
 
 def combine(predict: Callable[..., Tensor], chosen: Tensor) -> Tensor:
@@ -172,8 +149,8 @@ def smoothed_counts(
     """Infer expected counts per bin (B, T, N) by smoothing each neuron's observed counts in time.
 
     The mean of the counts around a bin under a Gaussian of SD `kernel_sd` (bins), shrunk towards
-    the neuron's `mean` (N,) with the weight of `prior` observed bins (the posterior mean under a
-    Gamma prior). None: its mean over these trials.
+    the neuron's `mean` (N,; None: that of these trials) with the weight of `prior` observed bins
+    (the posterior mean under a Gamma prior).
     """
     sums, n_observed = spikes.nan_to_num(nan=0.0), (~spikes.isnan()).float()
     mean = log_mean_counts(spikes).exp() if mean is None else mean

@@ -20,6 +20,9 @@ def load_checkpoint(path: str | Path) -> tuple[SequentialAutoencoder, dict]:
         InputError: not a checkpoint of this repo, or its weights do not fit its hyperparameters.
     """
     expected = "expected a checkpoint that train.py made"
+    if Path(path).is_dir():
+        found = next(iter(sorted(Path(path).rglob("best.ckpt"))), None)
+        raise InputError(f"{path}: is a folder; {expected}" + (f", as {found}" if found else ""))
     try:
         refuse_compressed(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)

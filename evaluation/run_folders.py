@@ -25,6 +25,12 @@ def run_folder(bandwidth: int, seed: int | None = None) -> str:
     return f"bandwidth_{bandwidth:02}" + ("" if seed is None else f"/seed_{seed}")
 
 
+def name_sweep(checkpoint: Path) -> str:
+    """Return the name of the sweep that holds a checkpoint; its path if it lies elsewhere."""
+    runs = [folder for folder in checkpoint.parents if folder.name.startswith("bandwidth_")]
+    return runs[0].absolute().parent.name if runs else str(checkpoint)
+
+
 def make_sweep_folder(name: str | None) -> Path:
     """Make the folder of a new sweep and return it. Its name is a time stamp if not given.
 

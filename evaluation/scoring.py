@@ -82,18 +82,15 @@ def add_baselines(scores: dict[str, float], data: SpikeDataModule, checkpoint: P
     )
 
 
-def mean_and_sd(scores: list[Score]) -> list[tuple[Score, Score]]:
-    """Return mean and SD over seeds (NaN for one seed) of each bandwidth, the largest first."""
-    result, names = [], [field.name for field in fields(Score) if field.type is float]
-    for bandwidth in sorted({score.bandwidth for score in scores}, reverse=True):
-        seeds = [score for score in scores if score.bandwidth == bandwidth]
-        values = {name: [getattr(score, name) for score in seeds] for name in names}
-        means = {name: float(np.mean(of)) for name, of in values.items()}
-        sds = dict.fromkeys(names, np.nan)
-        if len(seeds) > 1:
-            sds = {name: float(np.std(of, ddof=1)) for name, of in values.items()}
-        result.append((replace(seeds[0], **means), replace(seeds[0], **sds)))
-    return result
+def mean_and_sd(scores: list[Score]) -> tuple[Score, Score]:
+    """Return mean and SD (NaN for one run) of scores of runs that differ in their seed alone."""
+    names = [field.name for field in fields(Score) if field.type is float]
+    values = {name: [getattr(score, name) for score in scores] for name in names}
+    means = {name: float(np.mean(of)) for name, of in values.items()}
+    sds = dict.fromkeys(names, np.nan)
+    if len(scores) > 1:
+        sds = {name: float(np.std(of, ddof=1)) for name, of in values.items()}
+    return replace(scores[0], **means), replace(scores[0], **sds)
 
 
 def r2_of_entries(inferred: np.ndarray, true: np.ndarray) -> np.ndarray:

@@ -56,7 +56,8 @@ class BitsPerSpike(Metric):
     The Poisson log-likelihood under the inferred rates minus that under the mean rates, divided by
     the number of spikes and by log 2 (Pei et al. 2021, "Neural Latents Benchmark '21").
 
-    Attributes:
+    Args:
+        n_neurons: Number of neurons.
         mean_counts: (N,) the mean rates, in counts per bin. None: those of the scored counts, as in
             the benchmark. No model can beat these where a neuron has but a few spikes.
     """
@@ -64,9 +65,9 @@ class BitsPerSpike(Metric):
     higher_is_better = True
     full_state_update = False
 
-    def __init__(self, n_neurons: int) -> None:
+    def __init__(self, n_neurons: int, mean_counts: Tensor | None = None) -> None:
         super().__init__()
-        self.mean_counts: Tensor | None = None
+        self.mean_counts = mean_counts
         for state in ("log_likelihood", "spikes", "count"):
             self.add_state(state, torch.zeros(n_neurons))
 

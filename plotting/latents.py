@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from plotting.style import GREY
 
@@ -29,8 +30,16 @@ def draw_trajectories(axes: Axes, points: np.ndarray, colours: dict[int, str]) -
         axes.plot(*points[trial, :1].T, ".", color=colour, ms=4)
 
 
-def plot_latents(latents: np.ndarray, condition: np.ndarray | None) -> Figure:
-    """Plot the first three principal components of latents (trials, time, units)."""
+def plot_latents(
+    latents: np.ndarray, condition: np.ndarray | None, names: dict[int, str]
+) -> Figure:
+    """Plot the first three principal components of latents (trials, time, units).
+
+    Args:
+        latents: (trials, time, units).
+        condition: (trials,) labels of conditions, where known.
+        names: Names of the labels.
+    """
     centred = latents.reshape(-1, latents.shape[-1]) - latents.mean((0, 1))
     variance, directions = np.linalg.eigh(centred.T @ centred)  # in ascending order
     components = (centred @ directions[:, :-4:-1]).reshape(*latents.shape[:2], -1)
@@ -42,7 +51,12 @@ def plot_latents(latents: np.ndarray, condition: np.ndarray | None) -> Figure:
         draw_trajectories(axes, components[..., [0, existing]], colours)
         axes.set_xlabel(f"latent PC 1 ({explained[0]:.0%})")
         axes.set_ylabel(f"latent PC {second + 1} ({explained[existing]:.0%})")
-    figure.suptitle(f"a colour for each {'trial' if condition is None else 'condition'}")
+    if condition is None:
+        figure.suptitle("a colour for each trial")
+        return figure
+    label_of = {colour: names[int(condition[trial])] for trial, colour in colours.items()}
+    lines = [Line2D([], [], color=colour, label=name) for colour, name in label_of.items()]
+    figure.legend(handles=lines, loc="outside lower center", ncols=3)
     return figure
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 
 from command_line import atomic_write
@@ -18,9 +17,3 @@ def save(figure: Figure, name: str, out: Path) -> None:
         with atomic_write(out / (name + suffix)) as path:
             figure.savefig(path, metadata=metadata)
         figure.set_layout_engine("none")  # the layout is made once; it takes longer than drawing
-
-
-def save_animation(animation: FuncAnimation, name: str, out: Path) -> None:
-    """Save an animation as a GIF, one and a half seconds for each picture."""
-    with atomic_write(out / f"{name}.gif") as path:
-        animation.save(path, writer=PillowWriter(fps=1 / 1.5))

@@ -81,6 +81,15 @@ def check_fit(
     require(found == shape, f"{path}: {key} has shape {found}; {expected}")
 
 
+def check_latents(
+    latents: h5py.Dataset, shape: tuple[int, ...], path: str | Path, key: str
+) -> None:
+    """Check that latents go with spikes of a `shape`."""
+    is_right = latents.ndim == 3 and latents.shape[:2] == shape[:2] and latents.size > 0
+    expected = f"expected {shape[:2]}, to go with the spikes, and dimensions"
+    require(is_right, f"{path}: {key} has shape {latents.shape}; {expected}")
+
+
 def check_bin_width(bin_width: object, path: str | Path) -> float:
     """Return a bin width (s) as float."""
     require(

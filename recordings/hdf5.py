@@ -202,7 +202,13 @@ def read_latents(path: str | Path, n_trials: int) -> dict[str, np.ndarray] | Non
         stored = {split: checks.open_array(file, path, f"{split}_latents") for split in SPLITS}
         if any(latents is None for latents in stored.values()):
             return None
-        return {split: latents[:n_trials] for split, latents in stored.items()}
+        for split, latents in stored.items():
+            checks.check_latents(latents, file[f"{split}_data"].shape, path, f"{split}_latents")
+        read = {split: latents[:n_trials] for split, latents in stored.items()}
+    for split, latents in read.items():
+        is_finite = bool(np.isfinite(latents).all())
+        checks.require(is_finite, f"{path}: {split}_latents holds NaN; expected numbers")
+    return read
 
 
 def blocks(array: Array, max_trials: int | None = None) -> Iterator[slice]:

@@ -1,8 +1,10 @@
 """What the models are compared with, against formulas written another way."""
 
 import math
+import shutil
 from collections import Counter
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -105,9 +107,24 @@ def test_the_mean_over_trials_is_scored_beyond_the_mean_rates_of_training(small_
     assert bps_of_mean_over_trials(data) == pytest.approx(expected, abs=1e-4)
 
 
-def test_reference_numbers_are_of_the_demonstrations_data_alone(small_lorenz, data_file):
-    paths = (ROOT / "lorenz_data.h5", small_lorenz, data_file)
-    assert [is_demonstration(path) for path in paths] == [True, False, False]
+def test_reference_numbers_are_of_the_demonstration_alone(tmp_path, small_lorenz):
+    path, other = str(ROOT / "lorenz_data.h5"), str(tmp_path / "other.h5")
+    shutil.copy(path, other)
+    with h5py.File(other, "r+") as file:  # with the same shapes and attributes
+        file["valid_data"][0, 0, 0] += 1
+    assert not any(is_demonstration(SpikeDataModule(path)) for path in (other, small_lorenz))
+    for masks in ({"split": "conditions"}, {"pattern": "blocks"}, {"fill": "zero"}):
+        assert not is_demonstration(SpikeDataModule(path, **masks))
+    assert is_demonstration(SpikeDataModule(path, 5, seed=3))
+
+
+def test_baselines_read_a_batch_at_a_time(monkeypatch, small_lorenz):
+    data = load(small_lorenz, 6)
+    at_once = *scores_of_smoothing(data), bps_of_mean_over_trials(data)
+    monkeypatch.setattr("data.VALID_BATCH_SIZE", 5)
+    monkeypatch.delattr("data.MaskedTrials.__getitem__")  # a loader reads a batch in another way
+    in_parts = *scores_of_smoothing(data), bps_of_mean_over_trials(data)
+    assert in_parts == pytest.approx(at_once, abs=1e-5)
 
 
 def test_committed_measurements_are_read():

@@ -14,6 +14,7 @@ from data import Batch, SpikeDataModule
 from evaluation.checkpoints import load_checkpoint
 from evaluation.inference import infer_arrays
 from model import SequentialAutoencoder, sbtt_loss
+from plotting.labels import Labels
 from plotting.trials import Example, plot_examples
 from refinement import fits
 from refinement.refine import refine
@@ -95,7 +96,7 @@ def test_a_figure_shows_inputs_above_the_rates():
     rng = np.random.default_rng(0)
     spikes, rates = rng.poisson(1.0, (20, 5)).astype(float), rng.random((20, 5)) + 0.1
     inputs = rng.normal(size=(20, 2))
-    example = Example(3, spikes, rates, rates, 0.02, inputs)
+    example = Example("trial 1", 3, spikes, rates, rates, Labels(0.02), inputs)
     figure = plot_examples([example, example], ["one", "two"])
     lines = [[line.get_ydata() for line in axes.lines] for axes in figure.axes if axes.lines]
     assert len(lines) == 2

@@ -58,9 +58,17 @@ def test_the_scores_of_the_best_checkpoint_and_the_settings_are_in_hparams(folde
         content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
         for name in (b"bandwidth", b"seed", b"setting/hidden_size", b"setting/refinement"):
             assert name in content
+        tags = events.Tags()["scalars"]
         for name in ("r2", "bps"):
-            logged = events.Scalars(f"best/{name}")[0].value
-            assert logged == pytest.approx(row[name], abs=1e-6)
+            (tag,) = (tag for tag in tags if tag.endswith(f"best/{name}"))
+            assert events.Scalars(tag)[0].value == pytest.approx(row[name], abs=1e-6)
+
+
+def test_the_best_scores_are_after_the_curves_and_at_their_end(sweep):
+    for run in sweep[0].glob("bandwidth_*"):
+        events = EventAccumulator(str(run)).Reload()
+        assert sorted(events.Tags()["scalars"])[-1].startswith("valid_best/")
+        assert events.Scalars("valid_best/r2")[0].step == events.Scalars("valid/r2")[-1].step
 
 
 @pytest.fixture(scope="module")

@@ -83,9 +83,9 @@ def test_the_saved_configuration_repeats_the_run_bit_for_bit(call, sweep):
 def test_plot_results_writes_figures_and_tables_of_a_sweep(call, tmp_path, sweep):
     done = call(sweep[0].parents[1], "plot_results.py", "--out", str(tmp_path), str(sweep[0]))
     assert done.status == 0, done.errors
-    figures = ("r2_curve", "example_trials", "method", "neurons_and_bins", "lorenz")
+    figures = ("r2_curve", "example_trials", "neurons_and_bins", "lorenz")
     names = {figure + suffix for figure in figures for suffix in (".png", ".pdf")}
-    names |= {"results.csv", "results.md", "fewer_neurons.gif"}
+    names |= {"results.csv", "results.md"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert (tmp_path / "r2_curve.png").read_bytes().startswith(b"\x89PNG")
     plotted = {int(row["bandwidth"]): row for row in read_table(tmp_path / "results.csv")}

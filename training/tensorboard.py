@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import matplotlib.style
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
@@ -14,9 +13,10 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from command_line import markdown_table
 from evaluation.inference import infer_arrays
+from evaluation.shown import choose_trials, make_examples, name_conditions
 from plotting.latents import plot_against_truth, plot_latents
 from plotting.style import STYLE
-from plotting.trials import Example, plot_examples
+from plotting.trials import plot_trials
 from training.progress import total_epochs
 
 N_EXAMPLES, N_TRIALS = 3, 100  # validation trials shown one by one, and in the other figures
@@ -67,18 +67,21 @@ def make_logger(folder: Path, resumed: Path | None = None) -> TensorBoardLogger:
     return TensorBoardLogger(*place, default_hp_metric=False, flush_secs=1, purge_step=purge_step)
 
 
-def log_result(logger: object, folder: Path, config: Namespace, scores: dict[str, float]) -> None:
+def log_result(
+    logger: object, folder: Path, config: Namespace, scores: dict[str, float], n_epochs: int
+) -> None:
     """Write the hyperparameters of a run and the scores of its best checkpoint to HPARAMS.
 
-    Nothing is written if the run had another kind of logger.
+    Nothing is written if the run had another kind of logger. Among the curves the scores come last,
+    by their name, as dots after `n_epochs`, the epochs of the run.
     """
     if not isinstance(logger, TensorBoardLogger):
         return
     chosen = ["r2", "r2_unobserved", "r2_amortised", "bps", "heldout_nll"]
     chosen += [name for name in scores if name.startswith("test_")]
-    result = {f"best/{name}": scores[name] for name in chosen if not math.isnan(scores[name])}
+    result = {f"valid_best/{name}": scores[name] for name in chosen if not math.isnan(scores[name])}
     logger = make_logger(folder)  # that of the run removed its events when it opened its files
-    logger.log_hyperparams(hyperparameters(config), result, step=config.trainer.max_epochs)
+    logger.log_hyperparams(hyperparameters(config), result, step=n_epochs)
     logger.finalize("success")
 
 
@@ -120,27 +123,16 @@ def halves(epoch: int, trainer: pl.Trainer) -> int:
 def draw_inference(model: pl.LightningModule, data: pl.LightningDataModule) -> dict[str, Figure]:
     """Draw what a model infers from the first validation trials."""
     trials = data.datasets["valid"][:N_TRIALS]
-    spikes, true = trials.spikes.cpu().numpy(), trials.rates
-    true = None if true is None else true.cpu().numpy()
-    inferred, condition = infer_arrays(model, spikes), data.trials["valid"].condition
-    chosen = np.linspace(0, len(spikes) - 1, min(N_EXAMPLES, len(spikes))).astype(int)
-    examples = [
-        Example(
-            bandwidth=data.n_observed,
-            spikes=spikes[trial],
-            rates=None if true is None else true[trial],
-            inferred=inferred["rates"][trial],
-            bin_width=data.bin_width,
-            inputs=inferred["inputs"][trial] if "inputs" in inferred else None,
-        )
-        for trial in chosen
-    ]
-    condition = None if condition is None else condition[: len(spikes)]
+    inferred, condition = infer_arrays(model, trials.spikes), data.trials["valid"].condition
+    chosen = choose_trials(len(trials.spikes), N_EXAMPLES)
+    examples = make_examples(data, inferred, chosen)
+    condition = None if condition is None else condition[: len(trials.spikes)]
     figures = {
-        "inference": plot_examples(examples, [f"trial {trial}" for trial in chosen]),
-        "latents": plot_latents(inferred["latents"], condition),
+        "inference": plot_trials(examples),
+        "latents": plot_latents(inferred["latents"], condition, name_conditions(data)),
     }
-    if true is not None:
+    if trials.rates is not None:
+        true = trials.rates.cpu().numpy()
         figures["inferred_against_true"] = plot_against_truth(inferred["rates"], true)
     for figure in figures.values():
         figure.set_dpi(80)
