@@ -126,7 +126,7 @@ def test_counts_are_stored_in_little_space(tmp_path, counts, dtype, first, store
         ({"condition": np.zeros(4)}, r"condition has shape \(4,\); expected \(9,\)"),
         ({"rates": np.full((9, 2, 2), np.nan)}, "rates holds negative or non-finite values"),
         ({"bin_width": 0.0}, "bin_width is 0.0"),
-        ({"bin_width": 1j}, "bin_width is 1j"),
+        ({"bin_width": np.complex128(1j)}, "bin_width is 1j"),
         ({"spikes": [[[1, 2]], [[1]]]}, "lists of different lengths"),
         ({"spikes": np.full((9, 2, 2), np.nan)}, "train spikes holds NaN alone"),
         ({"spikes": np.full((9, 2, 2), "1")}, "spikes has the type <U1; expected numbers"),
