@@ -144,8 +144,7 @@ def infer_into(
         for prefix, spikes in stored.items():
             task = progress.add_task(f"{prefix}data", total=len(spikes))
             for trials in blocks(spikes, max_trials=n_together):
-                batch = check_counts(spikes[trials], path, f"{prefix}data")
-                batch = torch.from_numpy(batch)
+                batch = torch.from_numpy(check_counts(spikes[trials], path, f"{prefix}data"))
                 for name, inferred in infer_arrays(model, batch, with_sd=True).items():
                     key, shape = prefix + name, (len(spikes), *inferred.shape[1:])
                     if key not in target:

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -146,6 +147,17 @@ def train(call, tmp_path, small_lorenz, no_figures) -> Callable:
         return check_end(call(tmp_path, "train.py", *SMALL, *words), status)
 
     return train
+
+
+@contextlib.contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """Let no file be larger than `size` bytes, as if the disk was full then."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -1,7 +1,6 @@
 """From a checkpoint and a file to rates."""
 
 import json
-import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import check_end
+from conftest import check_end, small_disk
 
 import infer as module
 from command_line import InputError, read_table
@@ -130,12 +129,8 @@ def test_the_encoder_alone_infers_if_asked(call, tmp_path, checkpoint, small_lor
 
 @pytest.mark.parametrize("out", ["rates.h5", "rates.npz"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(call, tmp_path, checkpoint, small_lorenz, out):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-    try:
+    with small_disk(50_000):
         done = call(tmp_path, "infer.py", checkpoint, small_lorenz, "--out", out)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     check_end(done, 1)
     assert f"File too large: '{out}'" in done.errors
     assert list(tmp_path.iterdir()) == []

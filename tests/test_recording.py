@@ -6,6 +6,7 @@ from collections.abc import Callable
 import h5py
 import numpy as np
 import pytest
+from conftest import small_disk
 
 from command_line import InputError
 from recordings import write_recording
@@ -125,7 +126,7 @@ def test_counts_are_stored_in_little_space(tmp_path, counts, dtype, first, store
         ({"condition": np.zeros(4)}, r"condition has shape \(4,\); expected \(9,\)"),
         ({"rates": np.full((9, 2, 2), np.nan)}, "rates holds negative or non-finite values"),
         ({"bin_width": 0.0}, "bin_width is 0.0"),
-        ({"bin_width": 1j}, "bin_width is 1j"),
+        ({"bin_width": np.complex128(1j)}, "bin_width is 1j"),
         ({"spikes": [[[1, 2]], [[1]]]}, "lists of different lengths"),
         ({"spikes": np.full((9, 2, 2), np.nan)}, "train spikes holds NaN alone"),
         ({"spikes": np.full((9, 2, 2), "1")}, "spikes has the type <U1; expected numbers"),
@@ -140,6 +141,13 @@ def test_arrays_that_cannot_be_are_refused_and_nothing_is_written(tmp_path, opti
         write_recording(tmp_path / "mine.h5", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.h5"]
     assert (tmp_path / "mine.h5").read_text() == "what was there"
+
+
+def test_nothing_is_written_to_a_full_disk(tmp_path, counts):
+    path = tmp_path / "a.h5"
+    with small_disk(4000), pytest.raises(OSError, match=f"File too large: '{path}'"):
+        write_recording(path, counts, 0.02)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_rows_of_a_stored_array_come_in_the_order_they_are_asked_for(data_file, data_arrays):
