@@ -67,6 +67,7 @@ def make_examples(
     """Return validation trials, with what was inferred from the first of them (`infer_arrays`)."""
     chosen, stored = list(chosen), data.trials["valid"]
     trials = data.datasets["valid"][chosen].to("cpu")
+    trials.spikes[..., data.n_heldin :] = torch.nan  # the model never sees these
     labels, conditions = read_labels(data), name_conditions(data)
     names = [
         f"trial {trial}" + (f"\n{conditions[int(stored.condition[trial])]}" if conditions else "")

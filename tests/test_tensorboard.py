@@ -13,7 +13,10 @@ from selenium.webdriver.chrome.service import Service
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
+from data import SpikeDataModule
 from evaluation.run_folders import read_results
+from model import SequentialAutoencoder
+from training.tensorboard import draw_inference
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PRETRAINED = ROOT / "lightning_logs" / "pretrained"
@@ -137,3 +140,12 @@ def test_a_browser_shows(browser, address, request, page, shown):
     if folder := request.config.getoption("--screenshots"):
         time.sleep(3)  # for what is still being drawn
         browser.save_screenshot(folder / f"tensorboard_{name}.png")
+
+
+def test_a_model_that_diverged_has_no_figures(small_lorenz):
+    data = SpikeDataModule(small_lorenz, bandwidth=4)
+    data.setup()
+    model = SequentialAutoencoder(data.n_neurons, data.bin_width, hidden_size=8).eval()
+    assert draw_inference(model, data).keys() > {"inference"}
+    model.readout.bias.data += 200.0  # rates overflow
+    assert draw_inference(model, data) == {}

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import matplotlib.style
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
@@ -121,9 +122,11 @@ def halves(epoch: int, trainer: pl.Trainer) -> int:
 
 
 def draw_inference(model: pl.LightningModule, data: pl.LightningDataModule) -> dict[str, Figure]:
-    """Draw what a model infers from the first validation trials."""
+    """Draw what a model infers from the first validation trials; nothing if it has diverged."""
     trials = data.datasets["valid"][:N_TRIALS]
     inferred, condition = infer_arrays(model, trials.spikes), data.trials["valid"].condition
+    if not all(np.isfinite(array).all() for array in inferred.values()):
+        return {}
     chosen = choose_trials(len(trials.spikes), N_EXAMPLES)
     examples = make_examples(data, inferred, chosen)
     condition = None if condition is None else condition[: len(trials.spikes)]
