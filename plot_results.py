@@ -33,13 +33,12 @@ from evaluation.run_folders import find_checkpoints, name_sweep
 from evaluation.scoring import Score, add_baselines, evaluate, mean_and_sd, r2_of_entries
 from evaluation.shown import Psths, choose_trials, compute_psths, make_examples
 from model import SequentialAutoencoder
-from modules.posterior import n_affordable
 from plotting import latents, scores
 from plotting.style import STYLE, save
 from plotting.trials import Example, plot_examples, plot_trials
 from training.options import train_parser
 
-MAX_SHOWN_TRIALS = 2000  # of a split, in figures
+MAX_SHOWN_TRIALS, MAX_SHOWN_ENTRIES = 2000, 20_000_000  # of a split, in figures
 N_EXAMPLES = 5  # trials of one model
 # options that may differ between the runs that are averaged, and those of the computer
 NOT_OF_THE_RECIPE = ("seed_everything", "jobs", "quiet", "resume", "data.bandwidth")
@@ -65,7 +64,8 @@ def evaluate_checkpoint(
     checkpoint: Path, model: SequentialAutoencoder, data: SpikeDataModule
 ) -> Evaluation:
     """Score a checkpoint on the validation data, with the masks of its training."""
-    n_shown = min(MAX_SHOWN_TRIALS, n_affordable(*data.trials["valid"].spikes.shape[1:]))
+    _, n_bins, n_neurons = data.trials["valid"].spikes.shape
+    n_shown = min(MAX_SHOWN_TRIALS, max(1, MAX_SHOWN_ENTRIES // (n_bins * n_neurons)))
     of_model, inferred = evaluate(model, data, n_shown)
     rates, true = inferred["rates"], data.datasets["valid"][:n_shown].rates
     true = None if true is None else true.numpy()

@@ -56,8 +56,8 @@ def scores_of_smoothing(data: SpikeDataModule) -> tuple[float, float]:
     read anew for each step, a batch at a time.
     """
     batches = data.val_dataloader()
-    mean_shown = mean_counts(batch.shown for batch in batches)
-    mean = mean_counts(batch.spikes for batch in batches)
+    both = (torch.cat((batch.shown, batch.spikes), dim=-1) for batch in batches)
+    mean_shown, mean = mean_counts(both).chunk(2)
 
     def smooth_shown(batch: Batch) -> Callable[..., Tensor]:
         return partial(smoothed_counts, batch.shown, mean=mean_shown)
