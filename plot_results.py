@@ -33,16 +33,17 @@ from evaluation.run_folders import find_checkpoints, name_sweep
 from evaluation.scoring import Score, add_baselines, evaluate, mean_and_sd, r2_of_entries
 from evaluation.shown import Psths, choose_trials, compute_psths, make_examples
 from model import SequentialAutoencoder
-from modules.posterior import n_affordable
 from plotting import latents, scores
 from plotting.style import STYLE, save
 from plotting.trials import Example, plot_examples, plot_trials
 from training.options import train_parser
 
-MAX_SHOWN_TRIALS = 2000  # of a split, in figures
+MAX_SHOWN_TRIALS, MAX_SHOWN_ENTRIES = 2000, 20_000_000  # of a split, in figures
 N_EXAMPLES = 5  # trials of one model
-# options that may differ between the runs that are averaged, and those of the computer
-NOT_OF_THE_RECIPE = ("seed_everything", "jobs", "quiet", "resume", "data.bandwidth")
+# settings that may differ between runs that are averaged, or that one curve joins
+NOT_OF_THE_RECIPE = {
+    "bandwidth", "seed", "seed_everything", "num_workers", "jobs", "quiet", "resume",
+}  # fmt: skip
 
 
 @dataclass
@@ -65,7 +66,8 @@ def evaluate_checkpoint(
     checkpoint: Path, model: SequentialAutoencoder, data: SpikeDataModule
 ) -> Evaluation:
     """Score a checkpoint on the validation data, with the masks of its training."""
-    n_shown = min(MAX_SHOWN_TRIALS, n_affordable(*data.trials["valid"].spikes.shape[1:]))
+    _, n_bins, n_neurons = data.trials["valid"].spikes.shape
+    n_shown = min(MAX_SHOWN_TRIALS, max(1, MAX_SHOWN_ENTRIES // (n_bins * n_neurons)))
     of_model, inferred = evaluate(model, data, n_shown)
     rates, true = inferred["rates"], data.datasets["valid"][:n_shown].rates
     true = None if true is None else true.numpy()
@@ -101,17 +103,12 @@ def evaluate_all(checkpoints: list[Path], data_path: str | None) -> list[Evaluat
 def read_recipe(checkpoint: Path, model: SequentialAutoencoder, data: SpikeDataModule) -> str:
     """Return all known settings of a run but its bandwidth and seed: those in the checkpoint, and
     those in the config.yaml beside it."""
-    of_data = {
-        name: data.hparams[name] for name in data.hparams if name not in ("seed", "bandwidth")
-    }
-    settings = {**model.hparams, **of_data}
+    settings = {**model.hparams, **data.hparams}
     config = checkpoint.with_name("config.yaml")
     if config.is_file():
-        options = train_parser().parse_path(config)
-        for name in NOT_OF_THE_RECIPE:
-            options.pop(name, None)
-        settings["config"] = sorted(options.items())
-    return repr(sorted(settings.items()))
+        settings |= dict(train_parser().parse_path(config).items())
+    chosen = (name for name in settings if name.split(".")[-1] not in NOT_OF_THE_RECIPE)
+    return repr([(name, settings[name]) for name in sorted(chosen)])
 
 
 class Group(NamedTuple):
@@ -127,14 +124,21 @@ class Group(NamedTuple):
         """What tells the group from others."""
         return f"{self.sweep}: " * bool(self.sweep) + str(self.mean.bandwidth)
 
+    @property
+    def n_neurons(self) -> int:
+        """Number of neurons in the data."""
+        return self.runs[0].examples[0].spikes.shape[1]
+
 
 def group_runs(evaluations: list[Evaluation]) -> list[Group]:
     """Group runs by all but their seed: one recipe after the other, the largest bandwidth first."""
     recipes = list(dict.fromkeys(evaluation.recipe for evaluation in evaluations))
     groups = []
-    for recipe in recipes:
+    for number, recipe in enumerate(recipes, 1):
         alike = [evaluation for evaluation in evaluations if evaluation.recipe == recipe]
         sweeps = ", ".join(dict.fromkeys(one.sweep for one in alike)) if recipes[1:] else ""
+        if any(group.sweep == sweeps for group in groups):
+            sweeps += f" ({number})"
         for bandwidth in sorted({one.score.bandwidth for one in alike}, reverse=True):
             seeds = [one for one in alike if one.score.bandwidth == bandwidth]
             groups.append(Group(sweeps, seeds, *mean_and_sd([one.score for one in seeds])))
@@ -213,9 +217,9 @@ def draw_examples(groups: list[Group]) -> Figure:
     if len(of_groups) == 1:
         return plot_trials(of_groups[0])
     middle = [examples[len(examples) // 2] for examples in of_groups]
-    pairs = zip(groups, middle, strict=True)
-    titles = [f"{group.name} of {example.spikes.shape[1]}" for group, example in pairs]
-    return plot_examples(middle, [fill(title, 13) for title in titles])
+    return plot_examples(
+        middle, [fill(f"{group.name} of {group.n_neurons}", 13) for group in groups]
+    )
 
 
 def draw_all(groups: list[Group], out: Path) -> None:
@@ -229,14 +233,13 @@ def draw_all(groups: list[Group], out: Path) -> None:
 
     save(*draw_curves(groups), out)
     save(draw_examples(groups), "example_trials", out)
-    example = groups[0].runs[0].examples[0]
-    n_neurons, labels = example.spikes.shape[1], example.labels
-    few = min(groups, key=lambda group: abs(group.mean.bandwidth - n_neurons / 6)).name
+    few = min(groups, key=lambda group: abs(group.mean.bandwidth - group.n_neurons / 6))
+    labels = few.runs[0].examples[0].labels
     if psths := known("psths"):
         save(scores.plot_bits_of_neurons(known("bits_of_neurons")), "bits_of_neurons", out)
-        counted, inferred, names, sd = psths[few]
+        counted, inferred, names, sd = psths[few.name]
         note = f"mean over trials: thin as counted (smoothed, SD at most {sd:.2g} s)"
-        note += f", thick as inferred from {few} of {n_neurons} {labels.noun}s"
+        note += f", thick as inferred from {few.name} of {few.n_neurons} {labels.noun}s"
         save(scores.plot_psth(counted, inferred, names, labels, note), "psth", out)
     if r2 := known("r2_of_entries"):
         save(scores.plot_neurons_and_bins(r2, labels), "neurons_and_bins", out)
