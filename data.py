@@ -27,6 +27,7 @@ from recordings.hdf5 import StoredArray, Trials, blocks, read_file
 from recordings.masks import Fill, Masks, Pattern, development_stride
 from recordings.splitting import hold_out_conditions
 
+N_PARTS = 16  # of a large file, each of 64 MB, from which mean counts are taken
 VALID_BATCH_SIZE = 512  # trials, if they are not very large; does not change the scores
 AtMostHalf = restricted_number_type("AtMostHalf", float, [(">=", 0), ("<=", 0.5)])
 
@@ -198,11 +199,13 @@ class SpikeDataModule(pl.LightningDataModule):
     def mean_counts(self) -> Tensor:
         """Each neuron's mean count per bin (N,) in the training trials, without any mask.
 
-        A neuron without a spike has half a one. One that was never recorded has the mean of all.
+        A neuron without a spike has half a one. One that was never recorded has the mean of all. Of
+        a large file, parts from all over it are read.
         """
         spikes = self.trials["train"].spikes
-        sums, n_recorded = np.zeros((2, self.n_neurons))
-        for block in map(spikes.__getitem__, blocks(spikes)):
+        parts, (sums, n_recorded) = list(blocks(spikes)), np.zeros((2, self.n_neurons))
+        for part in parts[:: -(-len(parts) // N_PARTS)]:
+            block = spikes[part]
             sums += np.nansum(block, (0, 1), dtype=float)
             n_recorded += (~np.isnan(block)).sum((0, 1))
         n_spikes = np.maximum(sums, 0.5)

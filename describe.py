@@ -50,7 +50,7 @@ def summarise(trials: Trials, path: str | Path, split: str) -> Summary:
 
 
 def find_suspicious(summary: Summary, bin_width: float) -> list[str]:
-    """Return a line for each property that looks wrong. Neurons and bins are counted from 0."""
+    """Return a line for each property that looks wrong. Neurons and bins are counted from 1."""
     n_observed, n_spikes = summary.n_observed.sum(0), summary.n_spikes.sum(0)
     rates = summary.mean_rates(bin_width)
     found = {
@@ -60,7 +60,7 @@ def find_suspicious(summary: Summary, bin_width: float) -> list[str]:
         "never observed: time bins": summary.n_observed.sum(1) == 0,
     }
     lines = doubt_units(rates, bin_width) + [
-        f"{what} {', '.join(map(str, np.flatnonzero(where)))}"
+        f"{what} {', '.join(map(str, 1 + np.flatnonzero(where)))}"
         for what, where in found.items()
         if where.any()
     ]
