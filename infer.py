@@ -32,7 +32,7 @@ from command_line import (
     run,
     writable_folder,
 )
-from evaluation.checkpoints import load_checkpoint, load_conversion
+from evaluation.checkpoints import list_members, load_checkpoint, load_conversion
 from evaluation.inference import BATCH_SIZE, UNITS, infer_arrays
 from model import SequentialAutoencoder
 from modules.priors import PRIORS
@@ -68,8 +68,9 @@ class Source(NamedTuple):
 
 def describe_origin(model: SequentialAutoencoder, checkpoint: str, data: str) -> dict[str, str]:
     """Return from what and how rates are inferred."""
-    files = {"checkpoint": checkpoint, "data": data}
-    sums = {f"{name}_sha256": fingerprint(path) for name, path in files.items()}
+    files, members = {"checkpoint": checkpoint, "data": data}, list_members(checkpoint)
+    sums = {"checkpoint_sha256": " ".join(map(fingerprint, members))}
+    sums["data_sha256"] = fingerprint(data)
     hyperparameters = json.dumps(dict(model.hparams))
     return files | sums | {"prior": model.prior.name, "hyperparameters": hyperparameters}
 
@@ -137,7 +138,7 @@ def infer_into(
     """Infer a batch at a time into an open file; keys get the prefix of the spikes' key."""
     n_together = BATCH_SIZE
     if model.prior.name == "own":
-        n_together = BATCH_SIZE // 8  # to show progress
+        n_together = max(1, BATCH_SIZE // 8)  # to show progress
         print("A gradient ascent infers each trial, which takes a while.", end=" ")
         print("With --prior encoder, the encoder alone guesses: faster, but less exact.")
     with Progress(transient=True) as progress:
@@ -193,7 +194,8 @@ def infer_file(
 
     Args:
         checkpoint: Checkpoint that train.py made, such as
-            lightning_logs/pretrained/bandwidth_29/best.ckpt.
+            lightning_logs/pretrained/bandwidth_29/best.ckpt; or the folder of a bandwidth with
+            several seeds, which infer together.
         file: HDF5 file with spikes (trials, time, neurons) in `data`, or in `train_data` and
             `valid_data`; or an NWB file.
         out: File to write. It must not exist. None: rates.h5, rates.npz or rates.nwb.

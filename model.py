@@ -60,26 +60,23 @@ class SequentialAutoencoder(pl.LightningModule):
     -> initial condition -> GRU without input -> linear -> log-rates
 
     `forward` infers a trial with the encoder alone; `infer` uses the model's `prior`, which may
-    know the trials of training (modules/priors.py). With an `input_size` above 0, the encoder's
-    states at each bin give inputs that drive the decoder.
+    know the trials of training (modules/priors.py). The refinement may add inputs (`set_inputs`):
+    the encoder's states at each bin then drive the decoder.
 
     Args:
         n_neurons: Number of neurons; taken from the data.
         bin_width: Width of a time bin (s); taken from the data.
         n_heldin: Number of neurons, the first ones, that the encoder sees; taken from the data.
             None: all.
-        hidden_size: Units in each GRU.
         input_size: Number of inferred inputs that drive the decoder. 0: it runs without input.
+        hidden_size: Units in each GRU.
         input_penalty: Weight of the mean square of the inputs in the loss (nats per entry).
-        input_dropout: Probability, in training, of decoding a trial without inputs, to learn all
-            dynamics that need none.
         dropout: Probability of dropping a unit between encoder and decoder.
         coordinated_dropout: Probability of hiding an observed entry from the encoder in training.
             The loss is then taken on the hidden entries alone, which cannot be copied (Keshtkaran &
             Pandarinath 2019). 0: on all entries.
         coordinated_dropout_start: Fraction of the training before it begins; until then a model
-            copies little. None: 0.5, or 0 with inferred inputs, which copy at once. A run
-            without end has it from the start.
+            copies little. None: 0.5. A run without end has it from the start.
         start_at_mean_rates: Initialise the readout's bias with the log mean counts of the first
             batch, so that each neuron starts from its mean rate instead of one spike per bin.
         orthogonal_start: Initialise with orthogonal recurrent matrices and quick update gates
@@ -98,10 +95,9 @@ class SequentialAutoencoder(pl.LightningModule):
         n_neurons: int,
         bin_width: float,
         n_heldin: int | None = None,
-        hidden_size: PositiveInt = 50,
         input_size: NonNegativeInt = 0,
+        hidden_size: PositiveInt = 50,
         input_penalty: NonNegativeFloat = 0.01,
-        input_dropout: ClosedUnitInterval = 0.5,
         dropout: ClosedUnitInterval = 0.1,
         coordinated_dropout: ClosedUnitInterval = 0.5,
         coordinated_dropout_start: ClosedUnitInterval | None = None,
@@ -127,7 +123,6 @@ class SequentialAutoencoder(pl.LightningModule):
             init_orthogonal(self.decoder, gain=1.5)
         self.prior = EncoderAlone()
         self.bin_width = bin_width
-        self.input_dropout = input_dropout  # the refinement changes it
         self.scores = make_scores(n_neurons)
 
     def encode(self, spikes: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -137,11 +132,7 @@ class SequentialAutoencoder(pl.LightningModule):
         initial_condition = self.dropout(self.ic_linear(self.dropout(final_states)))
         if self.input_linear is None:
             return initial_condition, None
-        inputs = self.input_linear(self.dropout(states))
-        if self.training:
-            is_driven = torch.rand(len(spikes), 1, device=inputs.device) >= self.input_dropout
-            inputs = inputs * is_driven
-        return initial_condition, inputs
+        return initial_condition, self.input_linear(self.dropout(states))
 
     def decode(
         self, initial_condition: Tensor, n_bins: int, inputs: Tensor | None = None
@@ -156,6 +147,19 @@ class SequentialAutoencoder(pl.LightningModule):
         inferred = self.decode(initial_condition, spikes.shape[1], inputs)
         inputs = None if inputs is None else inputs.transpose(0, 1)
         return Inference(*inferred, initial_condition, inputs)
+
+    def set_inputs(self, n_inputs: int) -> None:
+        """Let inferred inputs drive the decoder, which are zero until they are trained; 0: none."""
+        if n_inputs == self.hparams.input_size:
+            return
+        self.hparams.input_size, bias = n_inputs, self.readout.bias
+        self.decoder.set_inputs(n_inputs)
+        self.input_linear = None
+        if n_inputs > 0:
+            self.input_linear = nn.Linear(2 * self.decoder.hidden_size, n_inputs, bias=False).to(
+                bias
+            )
+            nn.init.zeros_(self.input_linear.weight)
 
     def infer(self, spikes: Tensor) -> Inference:
         """Infer from spikes (B, T, N), NaN = missing, with the prior that training chose."""
@@ -191,10 +195,11 @@ class SequentialAutoencoder(pl.LightningModule):
         return sbtt_loss(inferred.log_rates, target), penalty
 
     def training_step(self, batch: NamedTuple, batch_index: int) -> Tensor:
-        start = self.hparams.coordinated_dropout_start
-        if start is None:
-            start = 0.0 if self.hparams.input_size else 0.5
-        n_steps = self.trainer.estimated_stepping_batches
+        start, n_steps = (
+            self.hparams.coordinated_dropout_start,
+            self.trainer.estimated_stepping_batches,
+        )
+        start = 0.5 if start is None else start
         is_hiding = math.isinf(n_steps) or self.global_step >= start * n_steps
         nll, penalty = self.losses(batch.shown, is_hiding)
         self.log("train/nll", nll, on_step=False, on_epoch=True, batch_size=len(batch.spikes))
@@ -286,4 +291,8 @@ class SequentialAutoencoder(pl.LightningModule):
         checkpoint["prior"] = {"name": self.prior.name, "numbers": self.prior.numbers()}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        n_inputs = checkpoint["hyper_parameters"].get("input_size", 0)
+        if n_inputs != self.hparams.input_size:  # of a run that was stopped after its refinement
+            self.set_inputs(n_inputs)
+            checkpoint["optimizer_states"] = []  # of the other weights; no step follows
         self.prior = read_prior(checkpoint).to(self.device, self.dtype)

@@ -42,7 +42,7 @@ MAX_SHOWN_TRIALS, MAX_SHOWN_ENTRIES = 2000, 20_000_000  # of a split, in figures
 N_EXAMPLES = 5  # trials of one model
 # settings that may differ between runs that are averaged, or that one curve joins
 NOT_OF_THE_RECIPE = {
-    "bandwidth", "seed", "seed_everything", "num_workers", "jobs", "quiet", "resume",
+    "bandwidth", "seed", "seed_everything", "input_size", "num_workers", "jobs", "quiet", "resume",
 }  # fmt: skip
 
 
@@ -53,7 +53,9 @@ class Evaluation:
     score: Score
     recipe: str  # all settings but bandwidth and seed
     sweep: str
+    data_path: str
     is_demonstration: bool  # the data are those of lorenz_data.h5
+    mask_seed: int | None  # if the masks are not those of the run's seed
     missing: float  # fraction of the counts that the data file itself lacks
     examples: list[Example]
     bits_of_neurons: np.ndarray  # (N,) bits per spike of held-out counts
@@ -75,7 +77,9 @@ def evaluate_checkpoint(
         score=add_baselines(of_model, data, checkpoint),
         recipe=read_recipe(checkpoint, model, data),
         sweep=name_sweep(checkpoint),
+        data_path=data.hparams.path,
         is_demonstration=is_demonstration(data),
+        mask_seed=data.hparams.mask_seed,
         missing=float(np.isnan(data.trials["valid"].spikes[:n_shown]).mean()),
         examples=make_examples(data, inferred, choose_trials(len(rates), N_EXAMPLES)),
         bits_of_neurons=model.scores["bps"].per_neuron().numpy(),
@@ -118,6 +122,7 @@ class Group(NamedTuple):
     runs: list[Evaluation]
     mean: Score
     sd: Score
+    together: dict[str, float]  # scores of the mean of their rates, if they have the same masks
 
     @property
     def name(self) -> str:
@@ -141,8 +146,17 @@ def group_runs(evaluations: list[Evaluation]) -> list[Group]:
             sweeps += f" ({number})"
         for bandwidth in sorted({one.score.bandwidth for one in alike}, reverse=True):
             seeds = [one for one in alike if one.score.bandwidth == bandwidth]
-            groups.append(Group(sweeps, seeds, *mean_and_sd([one.score for one in seeds])))
+            scores_of_seeds = mean_and_sd([one.score for one in seeds])
+            groups.append(Group(sweeps, seeds, *scores_of_seeds, score_together(seeds)))
     return groups
+
+
+def score_together(runs: list[Evaluation]) -> dict[str, float]:
+    """Return the scores of several runs as one model, nothing if their masks differ."""
+    if len(runs) == 1 or any(one.mask_seed is None for one in runs):
+        return {}
+    checkpoints = [Path(one.score.checkpoint) for one in runs]
+    return evaluate(*load_model_and_data(checkpoints, runs[0].data_path))[0]
 
 
 def results_table(groups: list[Group]) -> str:
@@ -168,6 +182,8 @@ def results_table(groups: list[Group]) -> str:
         "R² at unobserved entries": column("r2_unobserved"),
         "R² encoder alone": column("r2_amortised"),
         "bits/spike": [number(mean.bps, sd.bps) for mean, sd in averaged],
+        "R² of the seeds' mean": [number(group.together.get("r2")) for group in groups],
+        "bits/spike of the seeds' mean": [number(group.together.get("bps")) for group in groups],
         "smoothed spikes": column("bps_smoothed") if no_truth else [],
         "mean over trials": column("bps_mean_over_trials") if no_truth else [],
         "public demo": [number(r2) for r2 in public_demo],

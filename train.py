@@ -79,7 +79,9 @@ def build(
             *options.as_list(given.callbacks),
             *callbacks,
             # after the callbacks that may stop the training
-            RefineAndValidateAtTheEnd(n_refinement, config.seed_everything),
+            RefineAndValidateAtTheEnd(
+                n_refinement, config.refinement.inputs, config.seed_everything
+            ),
         ],
     }
     return data, model, pl.Trainer(**given.as_dict() | ours)
@@ -140,7 +142,8 @@ def train_run(
     timer = next(callback for callback in trainer.callbacks if isinstance(callback, Timer))
     row = {"bandwidth": data.n_observed, "seed": config.seed_everything}
     row |= {"fraction_dropped": data.fraction_dropped, **scores}
-    row |= {"prior": best_model.prior.name, "factors": rank(best_model.readout)}
+    prior = "driven" if best_model.hparams.input_size else best_model.prior.name
+    row |= {"prior": prior, "factors": rank(best_model.readout)}
     return row | {"epochs": n_epochs, "seconds": timer.time_elapsed("train")}
 
 

@@ -66,8 +66,5 @@ def to_arrays(
 ) -> dict[str, np.ndarray]:
     """Return what was inferred as the arrays of `infer_arrays`."""
     arrays = {"rates": model.rates(inferred.log_rates), "rates_sd": rates_sd, **inferred._asdict()}
-    if model.hparams.input_size and inferred.inputs is None:  # the refined decoder has no inputs
-        shape = *inferred.latents.shape[:2], model.hparams.input_size
-        arrays["inputs"] = inferred.latents.new_zeros(shape)
     known = {name: arrays[name] for name in UNITS if arrays[name] is not None}
     return {name: array.float().cpu().numpy() for name, array in known.items()}

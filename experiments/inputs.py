@@ -25,7 +25,7 @@ DATA = {
     "trials that do not repeat": {"conditions": 1560, "trials": 1},
     "pulses": {"pulses": 1},
 }
-INPUT_SIZES = [0, 4]
+INPUT_SIZES = [0, 8]
 QUICK_DATA = {"pulses": {"pulses": 1, "conditions": 40, "trials": 2, "neurons": 12, "bins": 20}}
 QUICK = ["--trainer.max_epochs", "1", "--refinement.epochs", "2"]
 COLUMNS = ["data", "input_size", "seed", "bandwidth", "r2", "bps", "prior", "seconds", "auc", "rms"]
@@ -79,7 +79,7 @@ def main() -> None:
     for number, (label, sizes) in enumerate(data.items()):
         path = grid.simulate_once(f"{base.name}_{number}", **sizes)
         for size in INPUT_SIZES:
-            words = ["--data.path", path, "--model.input_size", str(size)]
+            words = ["--data.path", path, "--refinement.inputs", str(size)]
             sweeps.append(base.vary(label, f"{number}_{size}", *words, x=size))
     table = grid.gather(sweeps).rename(columns={"label": "data", "x": "input_size"})[COLUMNS]
     grid.write(options.out, "inputs", table)

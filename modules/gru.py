@@ -53,6 +53,14 @@ class GRUDecoder(nn.GRU):
         super().__init__(max(n_inputs, 1), hidden_size)
         self.weight_ih_l0.requires_grad = n_inputs > 0
 
+    def set_inputs(self, n_inputs: int) -> None:
+        """Replace the input's matrix by a random one for another number of inputs."""
+        others = self.weight_hh_l0
+        matrix = others.new_empty(3 * self.hidden_size, max(n_inputs, 1))
+        nn.init.uniform_(matrix, -(self.hidden_size**-0.5), self.hidden_size**-0.5)
+        self.input_size = matrix.shape[1]
+        self.weight_ih_l0 = nn.Parameter(matrix, n_inputs > 0 and others.requires_grad)
+
     def train(self, mode: bool = True) -> "GRUDecoder":
         """Stay in training mode: cuDNN gives gradients in no other, and nothing else changes."""
         return super().train(True)

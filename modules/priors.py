@@ -170,6 +170,37 @@ class Own(Similar):
         return torch.cat([laplace_sd(model, *batch, prior) for batch in batches]) / model.bin_width
 
 
+class Ensemble(Prior):
+    """The mean of what several models infer (deep ensembles, Lakshminarayanan et al. 2017).
+
+    Their latents, initial conditions and inputs are not comparable, and are joined.
+    """
+
+    name = "ensemble"
+
+    def __init__(self, members: list[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def infer(self, model: nn.Module, spikes: Tensor) -> Inference:
+        log_rates, *others = zip(*(member.infer(spikes) for member in self.members), strict=True)
+        means = torch.stack(log_rates).double().exp().mean(0)
+        joined = (torch.cat([x for x in other if x is not None], dim=-1) for other in others[:2])
+        given = [inputs for inputs in others[2] if inputs is not None]
+        inputs = torch.cat(given, dim=-1) if given else None
+        return Inference(means.log().to(spikes), *joined, inputs)
+
+    def rates_sd(self, model: nn.Module, spikes: Tensor, inference: Inference) -> Tensor | None:
+        """Return the SD of the mixture of the members' posteriors."""
+        mean, squares = model.rates(inference.log_rates), 0.0
+        for member in self.members:
+            inferred = member.infer(spikes)
+            sd = member.rates_sd(spikes, inferred)
+            spread = (member.rates(inferred.log_rates) - mean).square()
+            squares = squares + spread + (0.0 if sd is None else sd.square())
+        return (squares / len(self.members)).sqrt()
+
+
 PRIORS = {prior.name: prior for prior in (EncoderAlone, Shared, Similar, Own)}
 
 

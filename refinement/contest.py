@@ -52,9 +52,14 @@ class Contest:
         scored = [(self.score(candidate), candidate) for candidate in candidates]
         self.losses, self.best = min(scored, key=lambda pair: pair[0].sum())
 
-    def challenge(self, candidate: Candidate, margin: float = MARGIN) -> None:
-        """Replace the best candidate if this one is better by `margin` standard errors."""
+    def challenge(self, candidate: Candidate, margin: float = MARGIN) -> float:
+        """Replace the best candidate if this one is better by `margin` standard errors.
+
+        Returns:
+            How much better it is than the best before, in standard errors.
+        """
         losses = self.score(candidate)
         gain = self.losses - losses
         if gain.sum() > margin * standard_error(gain):
             self.losses, self.best = losses, candidate
+        return float(gain.sum() / standard_error(gain).clamp(min=1e-9))

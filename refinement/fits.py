@@ -36,9 +36,11 @@ class Candidate(NamedTuple):
     n_factors: int  # rank of the readout
     prior: Prior
     n_epochs: int = 0  # of its fit, if it has one
+    n_inputs: int = 0  # that drive the decoder
 
     def install(self, model: SequentialAutoencoder, trials: Tensor | slice = slice(None)) -> None:
         """Make the model infer in this way, with some of the reference trials."""
+        model.set_inputs(self.n_inputs)
         model.load_state_dict(self.weights)
         model.prior = self.prior.select(trials)
 
@@ -93,7 +95,7 @@ class Fits:
             The fit; if it diverged, the encoder alone.
         """
         model = self.model
-        model.load_state_dict(start.weights)
+        start.install(model)
         is_frozen = not model.readout.weight.requires_grad
         readout = model.readout if is_frozen else split_readout(model.readout, start.n_factors)
         table = nn.Embedding.from_pretrained(self.encoded.clone(), freeze=False, sparse=True)
@@ -129,23 +131,26 @@ class Fits:
         weights, fitted = copy_weights(model, readout=merged), PRIORS[prior](table.weight.detach())
         return Candidate(prior, weights, start.n_factors, fitted, n_epochs)
 
-    def fit_driven(self, start: Candidate, n_steps: int) -> Candidate:
-        """Train the whole model further, now with inputs in every trial.
+    def fit_driven(self, start: Candidate, n_inputs: int, n_epochs: int) -> Candidate:
+        """Train the whole model further, with inferred inputs that drive the decoder.
+
+        A model learns dynamics better without inputs, and inputs better once it has dynamics.
 
         Args:
-            start: Whose weights the fit starts from.
-            n_steps: Number of steps.
+            start: Whose weights the fit starts from, with or without inputs.
+            n_inputs: Number of inputs.
+            n_epochs: Number of epochs, of DRIVEN_STEPS steps each.
         """
         model = self.model
-        model.load_state_dict(start.weights)
-        optimizer = MuonAdam(model.hidden_modules(), model.readout, DRIVEN_RATE, self.decay)
-        schedule = PolynomialLR(optimizer, n_steps, power=1.5)
+        start.install(model)
         batch_size = min(MAX_BATCH_SIZE // 2, max(1, len(self.rows) // 3))
-        model.train()
-        model.input_dropout = 0.0
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            for step in range(n_steps):
+            model.set_inputs(n_inputs)
+            optimizer = MuonAdam(model.hidden_modules(), model.readout, DRIVEN_RATE, self.decay)
+            schedule = PolynomialLR(optimizer, n_epochs * DRIVEN_STEPS, power=1.5)
+            model.train()
+            for step in range(n_epochs * DRIVEN_STEPS):
                 batch = self.rows[torch.randperm(len(self.rows))[:batch_size]]
                 nll, penalty = model.losses(self.trials[batch].shown.to(self.encoded))
                 optimizer.zero_grad()
@@ -156,8 +161,10 @@ class Fits:
                 if step % DRIVEN_STEPS == 0:
                     self.report()
         model.eval()
-        model.input_dropout = model.hparams.input_dropout
-        return start._replace(name="driven", weights=copy_weights(model))
+        n_epochs += start.n_epochs
+        return start._replace(
+            name="driven", weights=copy_weights(model), n_epochs=n_epochs, n_inputs=n_inputs
+        )
 
 
 def prior_loss(points: Tensor, mean: Tensor, whitening: Tensor, spikes: Tensor) -> Tensor:

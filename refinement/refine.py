@@ -2,13 +2,13 @@
 
 The encoder's guess of an initial condition is not the best one, and a decoder that learns from poor
 guesses learns blurred dynamics. So at the end each training trial gets an initial condition of its
-own, in a table. Table, decoder and readout are fitted together, without the encoder. The decoder
-then runs without inputs. If the model has any, the whole model is also trained further with inputs
-in every trial.
+own, in a table. Table, decoder and readout are fitted together, without the encoder. Besides, the
+whole model is trained further with inferred inputs, which may drive the population in a trial.
 
 Recordings differ in how many factors the readout needs, in whether trials share trajectories, as
-those of one condition do, and in whether the refinement helps. The held-out counts of some training
-trials decide. For new conditions, those of validation trials choose the fit.
+those of one condition do, in whether something drives them, and in whether the refinement helps.
+The held-out counts of some training trials decide. For new conditions, those of validation trials
+choose the fit.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,14 @@ from modules.posterior import n_affordable
 from modules.priors import EncoderAlone
 from modules.readout import rank
 from refinement.choices import (
-    DRIVEN_STEPS,
     ENCODER_MARGIN,
-    LENGTHS,
+    LONG,
+    MARGIN,
     MAX_BATCH_SIZE,
     MAX_STATE,
     MAX_TRIALS,
+    NEAR,
+    SHORT,
 )
 from refinement.contest import Contest
 from refinement.fits import Candidate, Fits, copy_weights
@@ -41,6 +43,7 @@ def refine(
     trials: Dataset,
     n_epochs: int,
     seed: int,
+    n_inputs: int = 0,
     new_conditions: Dataset | None = None,
     report: Report = lambda done, total: None,
 ) -> dict[str, float]:
@@ -51,6 +54,7 @@ def refine(
         trials: The training trials, some of them with held-out counts.
         n_epochs: Epochs of the longest fit. The others have parts of them.
         seed: Seed of the fits.
+        n_inputs: Inputs that may drive the decoder. 0: none.
         new_conditions: Validation trials, if the model is to infer conditions that are not in
             training. Then trajectories that training trials share still teach the decoder, but each
             new trial gets one of its own. Held-out counts of the new trials choose the fit, as they
@@ -61,53 +65,78 @@ def refine(
         The SBTT loss (nats per held-out count) of each way to infer that was tried. None were tried
         if nothing can decide, or if the model has diverged.
     """
-    n_affordable_trials = n_affordable(*trials[:1].spikes.shape[1:], model.hparams.hidden_size)
-    n_at_most = min(MAX_TRIALS, n_affordable_trials)
+    n_at_most = count_affordable(model, trials)
     rows = choose_rows(trials, n_at_most)
     has_heldout = have_heldout(trials, rows)
-    if not has_heldout.any():
+    encoded, typical = encode_trials(model, trials, rows)
+    if not (has_heldout.any() and encoded.abs().max() < MAX_STATE):
         return {}
     heldout = HeldOut(trials, rows[has_heldout], model)
-    encoded, typical = encode_trials(model, trials, rows)
-    if not encoded.abs().max() < MAX_STATE:
-        return {}
-    whole = Candidate("driven", copy_weights(model), rank(model.readout), EncoderAlone())
+    whole = Candidate("encoder", copy_weights(model), rank(model.readout), EncoderAlone())
     few, *more = choose_starts(model, typical, heldout)
-    parts = [(prior, part) for prior in LENGTHS for part in LENGTHS[prior]]
-    lengths = sorted({(prior, max(1, round(n_epochs * part))) for prior, part in parts})
-    n_more = n_epochs * (len(more) + (model.input_linear is not None))  # at most
-    progress = Progress(sum(n for _, n in lengths) + n_more, report)
+    short, long = choose_lengths(SHORT, n_epochs), choose_lengths(LONG, n_epochs)
+    longest = max(long["own"], long["shared"])
+    n_fitted = short["own"] + short["shared"] + (1 + len(more)) * longest
+    progress = Progress(n_fitted + short["driven"] * (n_inputs > 0), report)
     fits = Fits(model, trials, rows, encoded, seed, progress.advance)
     contest = Contest(model, heldout, ~has_heldout)  # like new trials, they are no reference
 
-    # 1. Own and shared trajectories, in fits of several lengths: the best opens the contest.
-    fitted = [fits.fit(few, prior, n) for prior, n in lengths]
+    # 1. Own and shared trajectories, each in a short fit. The better kind has a long one, too.
+    fitted = [fits.fit(few, kind, short[kind]) for kind in ("own", "shared")]
     contest.open(fitted)
+    length = long.get(contest.best.name, 0)  # none, if both diverged
+    progress.total -= longest - length
+    if length > 0:
+        fitted.append(fits.fit(few, contest.best.name, length))
+        contest.challenge(fitted[-1], 0.0)
     # 2. Similar trajectories, near the shared ones.
     for candidate in fitted:
         if candidate.name == "shared":
             contest.challenge(candidate.explain_by("similar"))
     # 3. A readout of one factor more, with the best so far; the encoder, if all fits diverged.
     for start in more:
+        progress.total -= longest - contest.best.n_epochs
         if contest.best.prior.knows_trials:
-            progress.total -= n_epochs - contest.best.n_epochs
             start = fits.fit(start, contest.best.name, contest.best.n_epochs)
             fitted.append(start)
         contest.challenge(start)
-    # 4. The encoder alone, with inputs if the model has any.
-    by_encoder = few
-    if model.input_linear is not None:
-        by_encoder = fits.fit_driven(whole, n_epochs * DRIVEN_STEPS)
-    contest.challenge(by_encoder, ENCODER_MARGIN)
-    # 5. For new conditions own trajectories, from the fit that held-out counts of theirs prefer.
+    # 4. The encoder alone.
+    contest.challenge(few, ENCODER_MARGIN)
+    # 5. The encoder with inputs that drive the decoder: a short fit; if it comes near, a long one.
+    if n_inputs > 0:
+        driven = fits.fit_driven(whole, n_inputs, short["driven"])
+        if contest.challenge(driven) > -NEAR:
+            progress.total += long["driven"]
+            driven = fits.fit_driven(driven, n_inputs, long["driven"])
+            contest.challenge(driven, 0.0 if contest.best.n_inputs else MARGIN)
+    # 6. For new conditions own trajectories, from the fit that held-out counts of theirs prefer.
     tried, best = contest.tried, contest.best
     if new_conditions is not None and best.name in ("shared", "similar"):
-        new_rows = spread(len(new_conditions), max(1, n_at_most // 4))
-        new = Contest(model, HeldOut(new_conditions, new_rows, model), title="new")
-        new.open(c.explain_by("own") for c in fitted if c.name in ("shared", "similar"))
+        new = choose_for_new(model, fitted, new_conditions, n_at_most)
         tried, best = tried | new.tried, new.best
     best.install(model)
     return tried
+
+
+def count_affordable(model: SequentialAutoencoder, trials: Dataset) -> int:
+    """Return how many trials the table of initial conditions may have."""
+    n_bins, n_neurons = trials[:1].spikes.shape[1:]
+    return min(MAX_TRIALS, n_affordable(n_bins, n_neurons, model.hparams.hidden_size))
+
+
+def choose_for_new(
+    model: SequentialAutoencoder, fitted: list[Candidate], trials: Dataset, n_at_most: int
+) -> Contest:
+    """Return the contest of fits of shared trajectories where each new trial gets its own."""
+    rows = spread(len(trials), max(1, n_at_most // 4))
+    contest = Contest(model, HeldOut(trials, rows, model), title="new")
+    contest.open(c.explain_by("own") for c in fitted if c.name in ("shared", "similar"))
+    return contest
+
+
+def choose_lengths(parts: dict[str, float], n_epochs: int) -> dict[str, int]:
+    """Return the number of epochs of each kind of fit, from parts of `n_epochs`."""
+    return {kind: max(1, round(n_epochs * part)) for kind, part in parts.items()}
 
 
 class Progress:

@@ -36,7 +36,8 @@ from simulate import simulate  # noqa: E402
 PATIENCE = 300  # s until a command is taken to hang; a slow machine must not fail a test
 RUN = Path("lightning_logs", "run")  # what the fixture `train` trains
 SMALL = [
-    "--model.hidden_size=8", "--refinement.epochs=5", "--data.batch_size=32",
+    "--model.hidden_size=8", "--data.batch_size=32",
+    "--refinement.epochs=5", "--refinement.inputs=0",
     "--trainer.max_epochs=4", "--trainer.check_val_every_n_epoch=2", "--trainer.logger=false",
 ]  # fmt: skip
 LOGGED = [*SMALL, "--trainer.logger=true"]

@@ -41,7 +41,7 @@ def score(bandwidth: int, value: float, seed: int = 0, **changed: float) -> Scor
 
 def group(*scores: Score, sweep: str = "", missing: float = 0.0, is_demo: bool = True) -> Group:
     run = SimpleNamespace(is_demonstration=is_demo, missing=missing)
-    return Group(sweep, [run] * len(scores), *mean_and_sd(list(scores)))
+    return Group(sweep, [run] * len(scores), *mean_and_sd(list(scores)), {})
 
 
 def test_seeds_of_a_bandwidth_are_averaged_and_their_spread_is_told():

@@ -102,7 +102,7 @@ def test_a_run_with_the_grus_of_a_gpu_is_the_same(train, tmp_path, monkeypatch):
 
     monkeypatch.setattr(nn.GRU, "forward", as_in_cudnn)
     words = "--bandwidths 4 --trainer.accelerator=cpu --trainer.max_epochs=2 --refinement.epochs=2"
-    nothing_random = "--model.input_size 2 --model.dropout=0 --model.input_dropout=0"
+    nothing_random = "--refinement.inputs 2 --model.dropout=0"
     weights = []
     for name, is_on_cpu in (("ours", True), ("theirs", False)):
         monkeypatch.setattr(gru, "is_on_cpu", lambda _, result=is_on_cpu: result)
@@ -115,9 +115,8 @@ def test_a_run_with_the_grus_of_a_gpu_is_the_same(train, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-@pytest.mark.parametrize("inputs", [0, 2])
-def test_a_run_on_a_gpu_gives_a_model_that_the_cpu_scores_alike(train, tmp_path, inputs):
-    train(f"--bandwidths 8 --trainer.max_epochs 40 --model.input_size {inputs}")
+def test_a_run_on_a_gpu_gives_a_model_that_the_cpu_scores_alike(train, tmp_path):
+    train("--bandwidths 8 --trainer.max_epochs 40")
     assert torch.cuda.max_memory_allocated() > 0
     (reported,) = read_results(tmp_path / RUN)
     checkpoint = tmp_path / RUN / "bandwidth_08" / "best.ckpt"

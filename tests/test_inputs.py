@@ -12,11 +12,12 @@ from conftest import BARE, RUN
 
 from data import Batch, SpikeDataModule
 from evaluation.checkpoints import load_checkpoint
-from evaluation.inference import infer_arrays
+from evaluation.run_folders import read_results
 from model import SequentialAutoencoder, sbtt_loss
 from plotting.labels import Labels
 from plotting.trials import Example, plot_examples
 from refinement import fits
+from refinement.contest import Contest
 from refinement.refine import refine
 from simulate import simulate
 
@@ -51,15 +52,31 @@ def test_inputs_drive_the_decoder_and_are_penalised():
     torch.testing.assert_close(loss, expected)
 
 
-def test_without_inputs_the_model_is_as_before():
-    expected, given = make_model().state_dict(), make_model(input_size=0).state_dict()
-    assert expected.keys() == given.keys()
-    assert not any("input_linear" in name for name in given)
-    assert make_model()(some_spikes()).inputs is None
+def test_inputs_that_are_added_change_nothing_until_they_are_trained():
+    spikes, model = some_spikes(), make_model()
+    before = model(spikes)
+    assert before.inputs is None
+    model.set_inputs(3)
+    assert torch.equal(model(spikes).log_rates, before.log_rates)
+    assert model(spikes).inputs.shape == (4, 7, 3)
+    again = SequentialAutoencoder(**model.hparams).eval()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(spikes).log_rates, before.log_rates)
+    model.set_inputs(0)
+    assert model.state_dict().keys() == make_model().state_dict().keys()
+    assert torch.equal(model(spikes).log_rates, before.log_rates)
 
 
-def test_inputs_are_in_files_and_figures(call, train, tmp_path, small_lorenz):
-    train("--bandwidths 6 --model.input_size 2 --trainer.logger=true")
+def prefer_inputs(monkeypatch) -> None:
+    """Let the driven candidate win."""
+    score = Contest.score
+    worse = lambda contest, c: score(contest, c) + (0.0 if c.n_inputs else 9.0)  # noqa: E731
+    monkeypatch.setattr(Contest, "score", worse)
+
+
+def test_inputs_are_in_files_and_figures(monkeypatch, call, train, tmp_path, small_lorenz):
+    prefer_inputs(monkeypatch)
+    train("--bandwidths 6 --refinement.inputs 2 --trainer.logger=true")
     checkpoint = tmp_path / RUN / "bandwidth_06" / "best.ckpt"
     done = call(tmp_path, "infer.py", str(checkpoint), small_lorenz, "--out", "rates.h5")
     assert (done.status, done.errors) == (0, "")
@@ -68,28 +85,32 @@ def test_inputs_are_in_files_and_figures(call, train, tmp_path, small_lorenz):
     assert inputs.shape == (*spikes.shape[:2], 2)
     with torch.no_grad():
         expected = load_checkpoint(checkpoint)[0].infer(torch.from_numpy(spikes)).inputs
-    np.testing.assert_allclose(inputs, 0 if expected is None else expected, atol=1e-5)
+    np.testing.assert_allclose(inputs, expected, atol=1e-5)
+    assert inputs.any()
     done = call(tmp_path, "plot_results.py", str(RUN), "--out", "figures")
     assert (done.status, done.errors) == (0, "")
+    # stopped after the last epoch: what was refined is read and scored
+    (tmp_path / RUN / "results.csv").rename(tmp_path / "results.csv")
+    done = call(tmp_path, "train.py", "--resume", str(RUN), "--jobs", "1")
+    assert (done.status, done.errors) == (0, "")
+    before, after = map(read_results, (tmp_path, tmp_path / RUN))
+    assert [row | {"seconds": 0} for row in before] == [row | {"seconds": 0} for row in after]
 
 
-def test_held_out_counts_decide_whether_the_decoder_keeps_its_inputs(monkeypatch, tmp_path):
+def test_held_out_counts_decide_whether_inputs_drive_the_decoder(monkeypatch, tmp_path):
     driven = str(tmp_path / "driven.h5")
     simulate(path=driven, conditions=40, trials=8, neurons=12, bins=20, mean_rate=60.0, pulses=2)
     pl.seed_everything(0, verbose=False)
-    data, options = SpikeDataModule(driven, batch_size=32), {"hidden_size": 16, "input_size": 2}
-    trained = SequentialAutoencoder(12, data.bin_width, learning_rate=5e-2, **options)
-    limits = {"max_epochs": 40, "limit_val_batches": 0, "gradient_clip_val": 1.0}
+    data = SpikeDataModule(driven, batch_size=32)
+    trained = SequentialAutoencoder(12, data.bin_width, hidden_size=16, learning_rate=5e-2)
+    limits = {"max_epochs": 30, "limit_val_batches": 0, "gradient_clip_val": 1.0}
     pl.Trainer(**BARE, **limits).fit(trained, data)
-    for useful in (True, False):
+    for rate in (fits.DRIVEN_RATE, 0.0):  # without training, inputs are of no use
+        monkeypatch.setattr(fits, "DRIVEN_RATE", rate)
         model = copy.deepcopy(trained)
-        if not useful:
-            model.input_linear.weight.data.mul_(-30.0)
-            monkeypatch.setattr(fits, "DRIVEN_RATE", 0.0)  # or it would unlearn this
-        refine(model.eval(), data.datasets["train"], n_epochs=20, seed=0)
-        assert (model.prior.name == "encoder") == useful
-        inputs = infer_arrays(model, data.datasets["valid"][:].spikes)["inputs"]
-        assert inputs.any() == useful
+        refine(model.eval(), data.datasets["train"], n_epochs=15, seed=0, n_inputs=3)
+        assert model.hparams.input_size == (3 if rate else 0)
+        assert (model.prior.name == "encoder") == (rate > 0)
 
 
 def test_a_figure_shows_inputs_above_the_rates():

@@ -156,8 +156,6 @@ class StopAtOnce(pl.Callback):
     [
         ({"coordinated_dropout_start": 0.4}, {"max_epochs": 5}, [False] * 2 + [True] * 3),
         ({}, {"max_epochs": 4}, [False, False, True, True]),
-        ({"input_size": 2}, {"max_epochs": 2}, [True, True]),
-        ({"input_size": 2, "coordinated_dropout_start": 0.5}, {"max_epochs": 2}, [False, True]),
         ({}, {"max_epochs": -1, "callbacks": [StopAtOnce()]}, [True]),  # without end
     ],
 )

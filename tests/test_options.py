@@ -146,9 +146,9 @@ def test_help_shows_the_options_of_the_repo_and_those_of_lightning_apart(call, t
 def test_an_old_name_of_an_option_is_read(tmp_path):
     (tmp_path / "old.yaml").write_text("model:\n  refinement: 3\n  hidden_size: 9\n")
     for words in (["--model.refinement", "3"], ["--config", str(tmp_path / "old.yaml")]):
-        config = parse(*words)
-        assert config.refinement.epochs == 3
-        assert "refinement" not in config.model
+        config = parse(*words, "--model.input_size", "4", "--model.input_dropout", "0.5")
+        assert (config.refinement.epochs, config.refinement.inputs) == (3, 4)
+        assert not {"refinement", "input_size", "input_dropout"} & set(vars(config.model))
     assert parse("--refinement.epochs", "0").refinement.epochs == 0
 
 

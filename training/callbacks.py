@@ -76,11 +76,12 @@ class RefineAndValidateAtTheEnd(Callback):
 
     Args:
         n_epochs: Epochs of the refinement. 0: none.
+        n_inputs: Inputs that may drive the decoder. 0: none.
         seed: Its seed.
     """
 
-    def __init__(self, n_epochs: int, seed: int) -> None:
-        self.n_epochs, self.seed = n_epochs, seed
+    def __init__(self, n_epochs: int, n_inputs: int, seed: int) -> None:
+        self.n_epochs, self.n_inputs, self.seed = n_epochs, n_inputs, seed
 
     def on_train_batch_end(self, trainer: pl.Trainer, model: pl.LightningModule, *_) -> None:
         # that have ended
@@ -102,13 +103,17 @@ class RefineAndValidateAtTheEnd(Callback):
         new = data.datasets["valid"] if has_new_conditions(data.trials) else None
         model.eval()
         tried = refine(
-            model, data.datasets["train"], self.n_epochs, self.seed, new,
+            model, data.datasets["train"], self.n_epochs, self.seed, self.n_inputs, new,
             lambda done, total: progress.refined(n_trained, done, total),
         )  # fmt: skip
         model.train()
         if not tried:
             why = "no training trial with held-out counts was observed, or the model diverged"
             progress.note(f"it was not refined: {why}")
+        elif model.hparams.input_size:
+            others = min(loss for name, loss in tried.items() if not name.startswith("driven"))
+            gain = f"better by {others - min(tried.values()):.4f} nats each"
+            progress.note(f"inputs drive the population: held-out counts are predicted {gain}")
         scores = {f"refinement/heldout_nll_{name}": score for name, score in tried.items()}
         for logger in trainer.loggers:
             logger.log_metrics(scores, trainer.current_epoch + 1)

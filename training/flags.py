@@ -20,7 +20,8 @@ GROUPS = {  # the classes whose arguments are flags
     "data": (ROOT / "data.py", "SpikeDataModule"),
     "refinement": (Path(__file__), "RefinementOptions"),
 }
-OTHER_FLAGS = ["--config", "--print_config", "--help", "--help.trainer", "--model.refinement"]
+OTHER_FLAGS = ["--config", "--print_config", "--help", "--help.trainer"]
+EARLIER_FLAGS = ["--model.refinement", "--model.input_size", "--model.input_dropout"]
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 Part = Literal["encoder", "generator"]
@@ -34,9 +35,12 @@ class RefinementOptions:
         epochs: Epochs in which decoder, readout and the training trials' initial conditions are
             fitted at the end of a run (refinement/), up to twice as many for large data. 0: none,
             and the encoder alone infers.
+        inputs: Number of inputs that may drive the decoder, if held-out counts ask for them. 0:
+            the decoder always runs without input.
     """
 
     epochs: NonNegativeInt = 40
+    inputs: NonNegativeInt = 8
 
 
 @dataclass
@@ -93,7 +97,11 @@ def check_names(words: list[str], more: tuple[str, ...] = ()) -> None:
         words: What was typed after the name of the command.
         more: Flags beside those of train.py.
     """
-    known = [f"--{option.name}" for option in fields(SweepOptions)] + [*OTHER_FLAGS, *more]
+    known = [f"--{option.name}" for option in fields(SweepOptions)] + [
+        *OTHER_FLAGS,
+        *EARLIER_FLAGS,
+        *more,
+    ]
     for group, place in GROUPS.items():
         known += [f"--{group}.{name}" for name in list_arguments(*place)]
     for word in words:

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from docstring_parser import parse as parse_docstring
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
-from jsonargparse.typing import NonNegativeInt
+from jsonargparse.typing import NonNegativeFloat
 
 from command_line import Help, InputError, atomic_write, expect
 from data import SpikeDataModule
@@ -20,11 +20,16 @@ DEFAULT_CONFIG = ROOT / "configs" / "default.yaml"
 DEMO_BANDWIDTHS = [29, 25, 20, 15, 10, 5, 3, 2]  # of 29 neurons
 N_STEPS, N_DEMO_BINS = 780, 62_400  # steps for the demonstration, and its time bins for training
 LISTS = {"bandwidths": int, "init_parts": Part, "freeze": Part}  # several words after a flag
+EARLIER_NAMES = {  # of options; None: one that is gone
+    "model.refinement": "refinement.epochs",
+    "model.input_size": "refinement.inputs",
+    "model.input_dropout": None,
+}
 PRECISIONS = ("32-true", "64-true", "32", "64")
 
 
 class OptionParser(ArgumentParser):
-    """A parser whose options a checkpoint can store, and that knows an option by its old name."""
+    """A parser whose options a checkpoint can store, and that knows earlier names of options."""
 
     def parse_args(self, *args, **kwargs) -> Namespace:
         try:
@@ -44,14 +49,15 @@ class OptionParser(ArgumentParser):
 
 
 def simplify(options: Namespace) -> Namespace:
-    """Replace jsonargparse's types with ranges by int and float, and an old name by the new one."""
+    """Replace jsonargparse's types with ranges by int and float, and earlier names by today's."""
     for name, value in options.items():  # of all levels
         for kind in (int, float):
             if isinstance(value, kind) and type(value) not in (bool, kind):
                 options[name] = kind(value)
-    epochs = options.pop("model.refinement", None)
-    if epochs is not None:
-        options["refinement.epochs"] = epochs
+    for earlier, name in EARLIER_NAMES.items():
+        value = options.pop(earlier, None)
+        if value is not None and name is not None:
+            options[name] = int(value)
     return options
 
 
@@ -77,11 +83,11 @@ def make_parser(description: str = "Train SBTT models.") -> OptionParser:
     parser.add_argument("--quiet", action="store_true", help=explained["quiet"])
     parser.add_class_arguments(SweepOptions, skip={*LISTS, "quiet"})
     parser.add_class_arguments(SpikeDataModule, "data", instantiate=False, skip={"seed"})
-    skip = {"n_neurons", "bin_width", "n_heldin"}
+    skip = {"n_neurons", "bin_width", "n_heldin", "input_size"}
     parser.add_class_arguments(SequentialAutoencoder, "model", instantiate=False, skip=skip)
     parser.add_class_arguments(RefinementOptions, "refinement")
-    # its name in earlier versions
-    parser.add_argument("--model.refinement", type=NonNegativeInt | None, help=SUPPRESS)
+    for earlier in EARLIER_NAMES:
+        parser.add_argument(f"--{earlier}", type=NonNegativeFloat | None, help=SUPPRESS)
     trainer_options = {"instantiate": False, "fail_untyped": False, "sub_configs": True}
     parser.add_class_arguments(pl.Trainer, "trainer", **trainer_options)
     return parser

@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Callback
 from rich.progress import BarColumn, Progress, TextColumn
 
 from command_line import atomic_write
-from refinement.choices import LENGTHS
+from refinement.choices import LONG, SHORT
 
 FILE = "progress.json"
 PERIOD = 0.3  # s between two looks at the files
@@ -77,7 +77,7 @@ class WriteProgress(Callback):
         self.status = read_status(folder) or Status("epoch", 0, None, None)  # if it is resumed
         self.score, self.n_validations, self.seconds = self.status.score, 0, self.status.seconds
         self.is_refined = False
-        n_fits = sum(sum(lengths) for lengths in LENGTHS.values()) + 1  # the last may be as long
+        n_fits = sum(SHORT.values()) + 2 * LONG["shared"]
         self.of_refinement = TIME_OF_AN_EPOCH * n_fits * n_refinement  # in epochs of the training
 
     def on_train_start(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:

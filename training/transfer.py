@@ -7,7 +7,7 @@ from evaluation.checkpoints import load_checkpoint
 from model import SequentialAutoencoder
 from training.flags import Part
 
-MODULES = {"encoder": ("encoder", "ic_linear", "input_linear"), "generator": ("decoder", "readout")}
+MODULES = {"encoder": ("encoder", "ic_linear"), "generator": ("decoder", "readout")}
 
 
 def start_from(
@@ -30,18 +30,17 @@ def start_from(
     expect(is_kept, "--freeze", frozen, f"parts that --init_parts keeps: {kept}")
     expect(set(freeze) != set(MODULES), "--freeze", frozen, "a part that is left to train")
     trained, _ = load_checkpoint(checkpoint)
-    for name in ("n_neurons", "bin_width", "n_heldin", "hidden_size", "input_size"):
+    for name in ("n_neurons", "bin_width", "n_heldin", "hidden_size"):
         found, expected = (hparams.get(name) for hparams in (trained.hparams, model.hparams))
         flag = f"--init_from {checkpoint}: its {name} is"
         is_right = found == expected or (name == "bin_width" and math.isclose(found, expected))
         expect(is_right, flag, found, f"{expected}, as in this run")
+    trained.set_inputs(0)  # as every run starts
     for part in keep:
         for name in MODULES[part]:
             module = getattr(model, name)
-            if module is not None:
-                module.load_state_dict(getattr(trained, name).state_dict())
-                module.requires_grad_(part not in freeze)
+            module.load_state_dict(getattr(trained, name).state_dict())
+            module.requires_grad_(part not in freeze)
     if "generator" in keep:
         model.hparams.start_at_mean_rates = False  # the readout has learned its bias
-        is_driven = model.hparams.input_size > 0
-        model.decoder.weight_ih_l0.requires_grad_(is_driven and "generator" not in freeze)
+        model.decoder.weight_ih_l0.requires_grad_(False)  # there is no input
