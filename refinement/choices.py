@@ -19,7 +19,8 @@ PRIOR_WEIGHT = 2.0  # of the Gaussian prior over a table of own initial conditio
 # Margins by which a way to infer must be better than the best so far, in standard errors
 MARGIN = 1.0
 NEAR = 3.0  # a short fit with inputs that is worse by less may become better in a long one
-ENCODER_MARGIN = 4.0  # the encoder was trained on these trials, so its score is optimistic
+# the encoder was trained on these trials, so its score is optimistic
+DRIVEN_MARGIN, ENCODER_MARGIN = 2.0, 4.0
 
 # Factors of the readout: the fewest whose loss is within so many standard errors of the least, and
 # one and two more, because the fit has yet to find the exact directions

@@ -22,9 +22,9 @@ from modules.posterior import n_affordable
 from modules.priors import EncoderAlone
 from modules.readout import rank
 from refinement.choices import (
+    DRIVEN_MARGIN,
     ENCODER_MARGIN,
     LONG,
-    MARGIN,
     MAX_BATCH_SIZE,
     MAX_STATE,
     MAX_TRIALS,
@@ -105,10 +105,10 @@ def refine(
     # 5. The encoder with inputs that drive the decoder: a short fit; if it comes near, a long one.
     if n_inputs > 0:
         driven = fits.fit_driven(whole, n_inputs, short["driven"])
-        if contest.challenge(driven) > -NEAR:
+        if contest.challenge(driven, DRIVEN_MARGIN) > -NEAR:
             progress.total += long["driven"]
             driven = fits.fit_driven(driven, n_inputs, long["driven"])
-            contest.challenge(driven, 0.0 if contest.best.n_inputs else MARGIN)
+            contest.challenge(driven, 0.0 if contest.best.n_inputs else DRIVEN_MARGIN)
     # 6. For new conditions own trajectories, from the fit that held-out counts of theirs prefer.
     tried, best = contest.tried, contest.best
     if new_conditions is not None and best.name in ("shared", "similar"):
