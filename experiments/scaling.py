@@ -102,8 +102,9 @@ def seconds_of_step(model: SequentialAutoencoder, data: SpikeDataModule) -> floa
 def seconds_to_refine(model: SequentialAutoencoder, data: SpikeDataModule) -> float:
     """Return the CPU seconds of a whole refinement, extrapolated from two short ones; NaN if these
     tried so different numbers of factors that the longer one took less."""
+    trials, n_inputs = data.datasets["train"], RefinementOptions().inputs
     short, long = (
-        cpu_seconds(lambda n=n: refine(copy.deepcopy(model), data.datasets["train"], n, seed=0))
+        cpu_seconds(lambda n=n: refine(copy.deepcopy(model), trials, n, seed=0, n_inputs=n_inputs))
         for n in (SHORT, LONG)
     )
     n_epochs = RefinementOptions().epochs * extension(data, at_most=2)

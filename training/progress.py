@@ -114,7 +114,8 @@ class WriteProgress(Callback):
         elif stage == "refinement":
             refined = self.of_refinement * done / total
             fraction = (n_trained + refined) / (n_trained + self.of_refinement)
-            fraction = min(fraction, 0.99)  # the last validation is left
+            # a long fit may be added; the last validation is left
+            fraction = min(max(fraction, self.status.fraction or 0.0), 0.99)
         self.began_at = fraction if self.began_at is None else self.began_at
         seconds = time.monotonic() - self.start
         if fraction is not None and fraction > self.began_at:  # epochs before a resume took no time
