@@ -142,8 +142,9 @@ def train_run(
     timer = next(callback for callback in trainer.callbacks if isinstance(callback, Timer))
     row = {"bandwidth": data.n_observed, "seed": config.seed_everything}
     row |= {"fraction_dropped": data.fraction_dropped, **scores}
-    prior = "driven" if best_model.hparams.input_size else best_model.prior.name
-    row |= {"prior": prior, "factors": rank(best_model.readout)}
+    n_factors, prior = rank(best_model.readout), best_model.prior.name
+    prior = "driven" if best_model.hparams.input_size else prior if n_factors else "mean rates"
+    row |= {"prior": prior, "factors": n_factors}
     return row | {"epochs": n_epochs, "seconds": timer.time_elapsed("train")}
 
 

@@ -3,6 +3,7 @@
 Letters in shapes: J training trials in the table, B of them in a batch, H hidden units.
 """
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import PolynomialLR
 from torch.utils.data import Dataset
 
 from model import SequentialAutoencoder, sbtt_loss
+from modules.initialization import log_mean_counts
 from modules.optimizer import MuonAdam
 from modules.posterior import leave_one_out_loss
 from modules.priors import PRIORS, EncoderAlone, Prior, whiten
@@ -165,6 +167,14 @@ class Fits:
         return start._replace(
             name="driven", weights=copy_weights(model), n_epochs=n_epochs, n_inputs=n_inputs
         )
+
+
+def hold_mean_rates(model: SequentialAutoencoder, spikes: Tensor) -> Candidate:
+    """Return the mean rates of spikes (J, T, N) at all times: what is left if nothing is known."""
+    readout = copy.deepcopy(model.readout)
+    readout.weight.data.zero_()
+    readout.bias.data.copy_(log_mean_counts(spikes))
+    return Candidate("mean", copy_weights(model, readout=readout), 0, EncoderAlone())
 
 
 def prior_loss(points: Tensor, mean: Tensor, whitening: Tensor, spikes: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from refinement.choices import (
     SHORT,
 )
 from refinement.contest import Contest
-from refinement.fits import Candidate, Fits, copy_weights
+from refinement.fits import Candidate, Fits, copy_weights, hold_mean_rates
 from refinement.heldout import HeldOut, choose_readouts, choose_rows, have_heldout, spread
 
 Report = Callable[[int, int], None]  # is told how many epochs were fitted, and of how many
@@ -100,15 +100,13 @@ def refine(
             start = fits.fit(start, contest.best.name, contest.best.n_epochs)
             fitted.append(start)
         contest.challenge(start)
-    # 4. The encoder alone.
+    # 4. The encoder alone; and mean rates, if few spikes allow no more.
     contest.challenge(few, ENCODER_MARGIN)
-    # 5. The encoder with inputs that drive the decoder: a short fit; if it comes near, a long one.
+    if model.readout.weight.requires_grad:
+        contest.challenge(hold_mean_rates(model, trials[rows].shown), 0.0)
+    # 5. The encoder with inputs that drive the decoder.
     if n_inputs > 0:
-        driven = fits.fit_driven(whole, n_inputs, short["driven"])
-        if contest.challenge(driven, DRIVEN_MARGIN) > -NEAR:
-            progress.total += long["driven"]
-            driven = fits.fit_driven(driven, n_inputs, long["driven"])
-            contest.challenge(driven, 0.0 if contest.best.n_inputs else DRIVEN_MARGIN)
+        challenge_by_inputs(contest, fits, whole, n_inputs, n_epochs, progress)
     # 6. For new conditions own trajectories, from the fit that held-out counts of theirs prefer.
     tried, best = contest.tried, contest.best
     if new_conditions is not None and best.name in ("shared", "similar"):
@@ -116,6 +114,23 @@ def refine(
         tried, best = tried | new.tried, new.best
     best.install(model)
     return tried
+
+
+def challenge_by_inputs(
+    contest: Contest,
+    fits: Fits,
+    start: Candidate,
+    n_inputs: int,
+    n_epochs: int,
+    progress: "Progress",
+) -> None:
+    """Let a short fit with inputs challenge the best way to infer; if it comes near, a long one."""
+    short, long = (choose_lengths(parts, n_epochs)["driven"] for parts in (SHORT, LONG))
+    driven = fits.fit_driven(start, n_inputs, short)
+    if contest.challenge(driven, DRIVEN_MARGIN) > -NEAR:
+        progress.total += long
+        driven = fits.fit_driven(driven, n_inputs, long)
+        contest.challenge(driven, 0.0 if contest.best.n_inputs else DRIVEN_MARGIN)
 
 
 def count_affordable(model: SequentialAutoencoder, trials: Dataset) -> int:

@@ -55,7 +55,8 @@ def test_trials_that_repeat_share_trajectories_and_are_inferred_better(small_lor
     assert min(tried, key=tried.get).startswith("shared_")
     assert model.prior.name == "shared"
     assert f"shared_{rank(model.readout)}_factors_30_epochs" in tried
-    few, *more = sorted({int(name.split("_")[1]) for name in tried})
+    mean, few, *more = sorted({int(name.split("_")[1]) for name in tried})
+    assert mean == 0, "the mean rates"
     assert more == [few + 1]
     assert lengths(tried, "shared") == {"10_epochs", "30_epochs"}
     assert lengths(tried, "own") == {"4_epochs"}, "the worse kind has no long fit"
@@ -221,3 +222,17 @@ def test_without_held_out_counts_the_encoder_is_kept(trials, model):
     nothing = Trials(trials.batch.spikes, torch.zeros_like(trials.batch.heldout))
     assert refine(model, nothing, n_epochs=2, seed=0) == {}
     assert type(model.prior) is EncoderAlone
+
+
+def test_where_nothing_can_be_learned_the_mean_rates_are_kept(model):
+    """Few spikes, at random: what the model has learned of them is noise."""
+    generator = torch.Generator().manual_seed(0)
+    spikes = torch.poisson(torch.full((16, 12, 5), 0.05), generator)
+    heldout = torch.rand(spikes.shape, generator=generator) < 0.3
+    heldout[::2] = False
+    model.readout.weight.data *= 5
+    tried = refine(model, Trials(spikes, heldout), n_epochs=3, seed=0)
+    assert min(tried, key=tried.get) == "mean_0_factors"
+    shown = spikes.masked_fill(heldout, torch.nan)
+    expected = shown.nanmean((0, 1)).clamp(min=1e-3)
+    torch.testing.assert_close(model.infer(shown).log_rates.exp(), expected.expand_as(spikes))
