@@ -109,7 +109,7 @@ def open_session(path: str, checkpoint: str) -> Source:
     try:  # the checkpoint may be anyone's: no query of it is evaluated
         conversion = Conversion(**json.loads(conversion))
         conversion = replace(conversion, condition=None, units=None, where=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         expected = "expected a checkpoint that train.py made"
         raise InputError(f"{checkpoint}: holds no conversion of convert.py; {expected}") from None
     session = read_session(path, conversion)

@@ -38,7 +38,7 @@ def read_conversion(data: SpikeDataModule) -> Conversion:
     try:
         conversion = Conversion(**json.loads(data.conversion or "{}"))
         float(conversion.start or 0.0), list(conversion.unit_ids or [])
-    except (ValueError, TypeError):  # written by someone else
+    except (ValueError, TypeError, RecursionError):  # written by someone else
         return Conversion()
     return conversion
 
