@@ -21,7 +21,15 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from pytorch_lightning.callbacks import Callback
 
-from command_line import FailedWork, InputError, atomic_write, expect, run, silence_lightning
+from command_line import (
+    FailedWork,
+    InputError,
+    atomic_write,
+    expect,
+    number_of,
+    run,
+    silence_lightning,
+)
 from data import SpikeDataModule
 from evaluation.run_folders import make_sweep_folder, open_sweep, read_stopped_sweep
 from train import check_by_building, train_run
@@ -212,7 +220,9 @@ def search(config: Namespace, run_config: Namespace, folder: Path) -> None:
     first = sum(trial.state != TrialState.WAITING for trial in study.trials)
     numbers = range(first, first + n_left)
     if n_left and not config.quiet:
-        print(f"Trying {n_left} settings at bandwidth {run_config.data.bandwidth} in {folder}")
+        print(
+            f"Trying {number_of(n_left, 'setting')} at bandwidth {run_config.data.bandwidth} in {folder}"
+        )
     gpus = dict(zip(numbers, options.choose_gpus(config, n_left), strict=True))
     seeds = {number: config.seed_everything + number for number in numbers}
     tasks = {n: (run_config, folder, config.space, gpus[n], seeds[n]) for n in numbers}

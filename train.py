@@ -22,7 +22,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Callback, Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from command_line import FailedWork, InputError, run, silence_lightning, write_table
+from command_line import FailedWork, InputError, number_of, run, silence_lightning, write_table
 from data import SpikeDataModule
 from evaluation import run_folders
 from evaluation.checkpoints import load_checkpoint
@@ -174,7 +174,9 @@ def train_sweep(config: Namespace, runs: list[Run], results: dict[Run, dict], fo
     }
     gpus = dict(zip(left, options.choose_gpus(config, len(left)), strict=True))
     tasks = {r: (options.run_options(config, *r), folders[r], gpus[r]) for r in left}
-    say(f"Training {len(left)} models in {folder}: {', '.join(map(str.strip, names.values()))}")
+    say(
+        f"Training {number_of(len(left), 'model')} in {folder}: {', '.join(map(str.strip, names.values()))}"
+    )
     with show_progress({names[run]: folders[run] for run in left}, config.quiet):
         trained = do_tasks(try_run, tasks, config, folder)
     failed = {run: error for run, error in trained.items() if isinstance(error, FailedWork)}

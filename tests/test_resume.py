@@ -159,7 +159,7 @@ def test_a_run_that_explodes_lets_the_others_continue_and_is_never_taken_for_tra
     write_file(data_arrays)
     resumed = call(tmp_path, "train.py", "--resume", str(folder))
     assert resumed.status == 0, resumed.errors
-    assert f"Training 1 models in {folder}: bandwidth  6\n" in resumed.output
+    assert f"Training 1 model in {folder}: bandwidth  6\n" in resumed.output
     assert [row["bandwidth"] for row in read_results(folder)] == [6, 1]
 
 

@@ -37,7 +37,7 @@ def test_each_seed_is_a_run_of_its_own(call, capfd, train, tmp_path):
     assert "seed_4: left out, because it failed" in capfd.readouterr().out
     done = call(tmp_path, "train.py", "--resume", str(folder))
     assert (done.status, done.errors) == (0, "")
-    assert f"Training 1 models in {folder}: bandwidth  2 seed 4\n" in done.output
+    assert f"Training 1 model in {folder}: bandwidth  2 seed 4\n" in done.output
     again = read_results(folder)
     assert [row | {"seconds": 0} for row in again] == [row | {"seconds": 0} for row in rows]
 
