@@ -91,8 +91,11 @@ def browser(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address():
-    with tensorboard(ROOT, "--logdir", "lightning_logs") as address:
+def address(tmp_path_factory):
+    """TensorBoard on the runs that come with the repo, without others that are in its folder."""
+    folder = tmp_path_factory.mktemp("logs")
+    shutil.copytree(PRETRAINED, folder / "lightning_logs" / "pretrained")
+    with tensorboard(folder, "--logdir", "lightning_logs") as address:
         yield address
 
 
