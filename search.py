@@ -220,9 +220,8 @@ def search(config: Namespace, run_config: Namespace, folder: Path) -> None:
     first = sum(trial.state != TrialState.WAITING for trial in study.trials)
     numbers = range(first, first + n_left)
     if n_left and not config.quiet:
-        print(
-            f"Trying {number_of(n_left, 'setting')} at bandwidth {run_config.data.bandwidth} in {folder}"
-        )
+        bandwidth = run_config.data.bandwidth
+        print(f"Trying {number_of(n_left, 'setting')} at bandwidth {bandwidth} in {folder}")
     gpus = dict(zip(numbers, options.choose_gpus(config, n_left), strict=True))
     seeds = {number: config.seed_everything + number for number in numbers}
     tasks = {n: (run_config, folder, config.space, gpus[n], seeds[n]) for n in numbers}

@@ -174,9 +174,8 @@ def train_sweep(config: Namespace, runs: list[Run], results: dict[Run, dict], fo
     }
     gpus = dict(zip(left, options.choose_gpus(config, len(left)), strict=True))
     tasks = {r: (options.run_options(config, *r), folders[r], gpus[r]) for r in left}
-    say(
-        f"Training {number_of(len(left), 'model')} in {folder}: {', '.join(map(str.strip, names.values()))}"
-    )
+    listed = ", ".join(map(str.strip, names.values()))
+    say(f"Training {number_of(len(left), 'model')} in {folder}: {listed}")
     with show_progress({names[run]: folders[run] for run in left}, config.quiet):
         trained = do_tasks(try_run, tasks, config, folder)
     failed = {run: error for run, error in trained.items() if isinstance(error, FailedWork)}

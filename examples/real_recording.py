@@ -1,6 +1,6 @@
 """A rat's motor cortex: what a model that sees a sixth of the units knows about single trials.
 
-python examples/real_recording.py motor_ctx_data.npz        five to nine minutes on two cores
+python examples/real_recording.py motor_ctx_data.npz        ten minutes on two cores
 
 The recording is by Ashesh Dhawale and Bence Ölveczky (Williams et al. 2020, Neuron): 1266 trials in
 which a rat tapped a lever twice, 30 units. Get examples/rat_motor_cortex/motor_ctx_data.npz from

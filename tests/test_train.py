@@ -182,7 +182,7 @@ def test_a_recording_with_other_neurons_has_bandwidths_of_its_own(train, data_fi
 
 
 def test_a_run_without_a_logger_is_refined_too(train, tmp_path):
-    train("--bandwidths 3")
+    train("--bandwidths 3 --trainer.max_epochs=24")
     model, _ = load_checkpoint(tmp_path / RUN / "bandwidth_03" / "last.ckpt")
     assert model.prior.name != "encoder"
     assert len(model.prior.reference) == 96
