@@ -32,7 +32,7 @@ from conftest import (
 from evaluation.run_folders import find_checkpoints, lock_folder, read_results, run_folder
 from training.callbacks import AtomicCheckpointIO, save_best_and_last
 
-WORDS = [f"{ROOT}/train.py", *LOGGED, "--trainer.max_epochs=8", "--bandwidths", "4", "2"]
+WORDS = [f"{ROOT}/train.py", *LOGGED, "--trainer.max_epochs=24", "--bandwidths", "4", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -231,5 +231,5 @@ def test_a_cluster_trains_the_same_bits_also_if_a_worker_is_killed(whole, small_
             os.kill(workers_in(folder)[0], signal.SIGKILL)
             output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, "")
-    assert len(re.findall(r"bandwidth  4 +epoch +8/8", output)) == 1
+    assert len(re.findall(r"bandwidth  4 +epoch +24/24", output)) == 1
     check_same(whole, folder, (4,))
