@@ -102,22 +102,16 @@ def describe(path: str, bin_width: float | None = None) -> None:
     splits, bin_width, n_heldin, _, names = read_file(path, bin_width)
     n_bins, n_neurons = splits["train"].spikes.shape[1:]
     n_hidden = n_neurons - n_heldin
-    heldout = (
-        f", of which {n_hidden} {'is' if n_hidden == 1 else 'are'} hidden from the encoder"
-        if n_hidden
-        else ""
-    )
-    duration = (
-        f"{number_of(n_bins, 'bin')} of {bin_width:g} s in a trial ({n_bins * bin_width:g} s)"
-    )
-    print(f"{path}: {number_of(n_neurons, 'neuron')}{heldout}, {duration}")
+    heldout = f" ({n_hidden} hidden from the model)" if n_hidden else ""
+    bins = f"{number_of(n_bins, 'bin')} of {bin_width:g} s in a trial ({n_bins * bin_width:g} s)"
+    print(f"{path}: {number_of(n_neurons, 'neuron')}{heldout}, {bins}")
     named = f" ({', '.join(names)})" if names and len(names) <= 12 else ""
     warnings = []
     for split, trials in splits.items():
         labels, summary = trials.condition, summarise(trials, path, split)
-        conditions = (
-            "" if labels is None else f" of {number_of(len(np.unique(labels)), 'condition')}{named}"
-        )
+        conditions = ""
+        if labels is not None:
+            conditions = f" of {number_of(len(np.unique(labels)), 'condition')}{named}"
         print(f"\n{split}: {number_of(len(trials.spikes), 'trial')}{conditions}", end="")
         print(describe_split(trials, summary, bin_width))
         warnings += [f"{split}: {line}" for line in find_suspicious(summary, bin_width)]

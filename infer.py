@@ -24,7 +24,6 @@ import torch
 from rich.progress import Progress
 
 from command_line import (
-    InputError,
     atomic_write,
     expect,
     number_of,
@@ -48,7 +47,7 @@ from recordings.hdf5 import (
     read_per_trial,
 )
 from recordings.nwb import is_nwb, write_inferred
-from recordings.session import Conversion, Session, read_session
+from recordings.session import Session, parse_conversion, read_session
 
 
 def fingerprint(path: str | Path) -> str:
@@ -103,16 +102,14 @@ def open_session(path: str, checkpoint: str) -> Source:
         InputError: a file that cannot be read or lacks a unit, or a model that was not trained on
             an NWB file.
     """
-    conversion = load_conversion(checkpoint)
+    text = load_conversion(checkpoint)
     expected = f"expected a file that convert.py made from {path}"
-    require(bool(conversion), f"{path}: {checkpoint} was not trained on a session; {expected}")
-    try:  # the checkpoint may be anyone's: no query of it is evaluated
-        conversion = Conversion(**json.loads(conversion))
-        conversion = replace(conversion, condition=None, units=None, where=None)
-    except (ValueError, TypeError, RecursionError):
-        expected = "expected a checkpoint that train.py made"
-        raise InputError(f"{checkpoint}: holds no conversion of convert.py; {expected}") from None
-    session = read_session(path, conversion)
+    require(bool(text), f"{path}: {checkpoint} was not trained on a session; {expected}")
+    conversion, expected = parse_conversion(text), "expected a checkpoint that train.py made"
+    is_known = conversion is not None
+    require(is_known, f"{checkpoint}: holds no conversion of convert.py; {expected}")
+    # the checkpoint may be anyone's: no query of it is evaluated
+    session = read_session(path, replace(conversion, condition=None, units=None, where=None))
     for line in session.notes:
         print(line)
     more = {"start": session.windows[:, 0], "row": session.rows}
@@ -137,7 +134,7 @@ def infer_into(
 ) -> None:
     """Infer a batch at a time into an open file; keys get the prefix of the spikes' key."""
     n_together = BATCH_SIZE
-    if model.prior.name == "own":
+    if model.prior.is_slow:
         n_together = max(1, BATCH_SIZE // 8)  # to show progress
         print("A gradient ascent infers each trial, which takes a while.", end=" ")
         print("With --prior encoder, the encoder alone guesses: faster, but less exact.")

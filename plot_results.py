@@ -97,7 +97,7 @@ def evaluate_all(checkpoints: list[Path], data_path: str | None) -> list[Evaluat
         for checkpoint in checkpoints:
             progress.update(task, description=str(checkpoint.parent))
             model, data = load_model_and_data(checkpoint, data_path)
-            if model.prior.name == "own":
+            if model.prior.is_slow:
                 print(f"{checkpoint}: fits a trajectory to each trial, which can take minutes")
             evaluations.append(evaluate_checkpoint(checkpoint, model, data))
             progress.advance(task)

@@ -3,7 +3,6 @@
 Shapes: B trials, T time bins, N neurons.
 """
 
-import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from data import SpikeDataModule
 from evaluation.baselines import smooth
 from plotting.labels import Labels
 from plotting.trials import Example
-from recordings.session import Conversion
+from recordings.session import Conversion, parse_conversion
 
 SMOOTHED_OVER = 5.0  # s, summed over trials, that the smoothing of a PSTH averages
 
@@ -33,19 +32,9 @@ def choose_trials(n_trials: int, n_chosen: int) -> list[int]:
     return sorted({(2 * i + 1) * n_trials // (2 * n_chosen) for i in range(n_chosen)})
 
 
-def read_conversion(data: SpikeDataModule) -> Conversion:
-    """Return how convert.py cut a session; nothing is known of other files."""
-    try:
-        conversion = Conversion(**json.loads(data.conversion or "{}"))
-        float(conversion.start or 0.0), list(conversion.unit_ids or [])
-    except (ValueError, TypeError, RecursionError):  # written by someone else
-        return Conversion()
-    return conversion
-
-
 def read_labels(data: SpikeDataModule) -> Labels:
     """Return the labels of time and neurons; those of the session that convert.py cut, if any."""
-    conversion = read_conversion(data)
+    conversion = parse_conversion(data.conversion) or Conversion()
     units = [str(unit) for unit in conversion.unit_ids or []]
     known = units if len(units) == data.n_neurons else None
     return Labels(data.bin_width, float(conversion.start or 0.0), known)
@@ -56,7 +45,8 @@ def name_conditions(data: SpikeDataModule) -> dict[int, str]:
     condition = data.trials["valid"].condition
     if condition is None:
         return {}
-    column = read_conversion(data).condition or "condition"
+    conversion = parse_conversion(data.conversion) or Conversion()
+    column = conversion.condition or "condition"
     names = dict(enumerate(data.condition_names or []))
     return {label: f"{column} {names.get(label, label)}" for label in np.unique(condition).tolist()}
 

@@ -38,6 +38,7 @@ class Prior(nn.Module):
 
     name: str
     knows_trials = True  # reference trials, not the encoder alone
+    is_slow = False
 
     def infer(self, model: nn.Module, spikes: Tensor) -> Inference:
         """Infer trials from spikes (B, T, N), NaN = missing."""
@@ -133,6 +134,7 @@ class Own(Similar):
     """
 
     name = "own"
+    is_slow = True
 
     def __init__(self, reference: Tensor, width: float = 2.0) -> None:
         super().__init__(reference, width)
@@ -181,6 +183,7 @@ class Ensemble(Prior):
     def __init__(self, members: list[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.is_slow = any(member.prior.is_slow for member in members)
 
     def infer(self, model: nn.Module, spikes: Tensor) -> Inference:
         log_rates, *others = zip(*(member.infer(spikes) for member in self.members), strict=True)

@@ -1,5 +1,6 @@
 """Cut a session of spike times into trials of counts."""
 
+import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,16 @@ class Conversion:
                 raise InputError(f"--{name} {getattr(self, name)}: expected --stop beside it")
         is_right = self.max_silence is None or self.max_silence > 0
         expect(is_right, "--max_silence", self.max_silence, "seconds above 0")
+
+
+def parse_conversion(text: str | None) -> Conversion | None:
+    """Return the conversion that JSON holds; None if it holds something else."""
+    try:
+        conversion = Conversion(**json.loads(text))
+        float(conversion.start or 0.0), list(conversion.unit_ids or [])
+    except (ValueError, TypeError, RecursionError):  # written by someone else
+        return None
+    return conversion
 
 
 class Session(NamedTuple):

@@ -21,7 +21,11 @@ GROUPS = {  # the classes whose arguments are flags
     "refinement": (Path(__file__), "RefinementOptions"),
 }
 OTHER_FLAGS = ["--config", "--print_config", "--help", "--help.trainer"]
-EARLIER_FLAGS = ["--model.refinement", "--model.input_size", "--model.input_dropout"]
+EARLIER_NAMES = {  # of options; None: one that is gone
+    "model.refinement": "refinement.epochs",
+    "model.input_size": "refinement.inputs",
+    "model.input_dropout": None,
+}
 
 Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])
 Part = Literal["encoder", "generator"]
@@ -97,11 +101,8 @@ def check_names(words: list[str], more: tuple[str, ...] = ()) -> None:
         words: What was typed after the name of the command.
         more: Flags beside those of train.py.
     """
-    known = [f"--{option.name}" for option in fields(SweepOptions)] + [
-        *OTHER_FLAGS,
-        *EARLIER_FLAGS,
-        *more,
-    ]
+    known = [f"--{option.name}" for option in fields(SweepOptions)]
+    known += [*OTHER_FLAGS, *(f"--{name}" for name in EARLIER_NAMES), *more]
     for group, place in GROUPS.items():
         known += [f"--{group}.{name}" for name in list_arguments(*place)]
     for word in words:

@@ -14,17 +14,12 @@ from jsonargparse.typing import NonNegativeFloat
 from command_line import Help, InputError, atomic_write, expect
 from data import SpikeDataModule
 from model import SequentialAutoencoder
-from training.flags import ROOT, Part, RefinementOptions, SweepOptions
+from training.flags import EARLIER_NAMES, ROOT, Part, RefinementOptions, SweepOptions
 
 DEFAULT_CONFIG = ROOT / "configs" / "default.yaml"
 DEMO_BANDWIDTHS = [29, 25, 20, 15, 10, 5, 3, 2]  # of 29 neurons
 N_STEPS, N_DEMO_BINS = 780, 62_400  # steps for the demonstration, and its time bins for training
 LISTS = {"bandwidths": int, "init_parts": Part, "freeze": Part}  # several words after a flag
-EARLIER_NAMES = {  # of options; None: one that is gone
-    "model.refinement": "refinement.epochs",
-    "model.input_size": "refinement.inputs",
-    "model.input_dropout": None,
-}
 PRECISIONS = ("32-true", "64-true", "32", "64")
 
 

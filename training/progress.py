@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -120,10 +120,10 @@ class WriteProgress(Callback):
         seconds = time.monotonic() - self.start
         if fraction is not None and fraction > self.began_at:  # epochs before a resume took no time
             left = seconds * (1 - fraction) / (fraction - self.began_at)
-        notes, status = self.status.notes, Status(stage, done, total, fraction, self.score)
-        self.status = replace(
-            status, n_validations=self.n_validations, seconds=self.seconds + seconds,
-            seconds_left=left, time=time.time(), notes=notes,
+        self.status = Status(
+            stage, done, total, fraction, score=self.score, n_validations=self.n_validations,
+            seconds=self.seconds + seconds, seconds_left=left, time=time.time(),
+            notes=self.status.notes,
         )  # fmt: skip
         self.save()
 

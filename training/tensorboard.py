@@ -78,9 +78,10 @@ def log_result(
     """
     if not isinstance(logger, TensorBoardLogger):
         return
-    chosen = ["r2", "r2_unobserved", "r2_amortised", "bps", "heldout_nll"]
-    chosen += [name for name in scores if name.startswith("test_")]
-    result = {f"valid_best/{name}": scores[name] for name in chosen if not math.isnan(scores[name])}
+    chosen = ("r2", "r2_unobserved", "r2_amortised", "bps", "heldout_nll")
+    tags = {name: f"valid_best/{name}" for name in chosen}
+    tags |= {name: name.replace("_", "_best/", 1) for name in scores if name.startswith("test_")}
+    result = {tag: scores[name] for name, tag in tags.items() if not math.isnan(scores[name])}
     logger = make_logger(folder)  # that of the run removed its events when it opened its files
     logger.log_hyperparams(hyperparameters(config), result, step=n_epochs)
     logger.finalize("success")
